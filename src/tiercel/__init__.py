@@ -1,0 +1,1 @@
+"""Tiercel: an LLM inference engine built around its KV cache."""

@@ -1,0 +1,34 @@
+"""Plain data that every part may use. Imports nothing of ours."""
+
+from tiercel.types.errors import CheckpointError, EngineDead, InvalidInput, ModelError, TiercelError
+from tiercel.types.identity import FORMAT_VERSION, BlockHash, Namespace
+from tiercel.types.layout import BLOCK_TOKENS, KVFormat, KVLayout, Segment
+from tiercel.types.model import ModelConfig, RopeConfig
+from tiercel.types.sampling import SamplingParams
+from tiercel.types.step import AttentionBatch, SamplingBatch, StepInput, StepOutput
+from tiercel.types.weight import FORMATS, Weight, WeightFormat
+
+__all__ = [
+    "AttentionBatch",
+    "BLOCK_TOKENS",
+    "BlockHash",
+    "CheckpointError",
+    "EngineDead",
+    "FORMATS",
+    "FORMAT_VERSION",
+    "InvalidInput",
+    "KVFormat",
+    "KVLayout",
+    "ModelConfig",
+    "ModelError",
+    "Namespace",
+    "RopeConfig",
+    "SamplingBatch",
+    "SamplingParams",
+    "Segment",
+    "StepInput",
+    "StepOutput",
+    "TiercelError",
+    "Weight",
+    "WeightFormat",
+]
