@@ -1,1 +1,6 @@
-"""config."""
+"""Settings: frozen objects, made from arguments and environment variables. The only reader of the environment."""
+
+from tiercel.config.settings import EngineConfig
+from tiercel.config.sizes import format_size, parse_size
+
+__all__ = ["EngineConfig", "format_size", "parse_size"]

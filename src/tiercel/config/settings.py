@@ -1,0 +1,31 @@
+"""Settings of an engine. Frozen; "auto" is resolved once, into a new object, by `engine.plan`."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tiercel.config.sizes import parse_size
+from tiercel.types import KVFormat
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+
+
+class EngineConfig(BaseSettings):
+    """What a user may choose. Every field can also be set by an environment variable: TIERCEL_MODEL, TIERCEL_KV_MEMORY, ..."""
+
+    model_config = SettingsConfigDict(env_prefix="TIERCEL_", frozen=True, extra="forbid")
+
+    model: str = Field("smollm2", description="alias, directory with safetensors, .gguf file, or Hugging Face id")
+    backend: Literal["auto", "reference"] = Field("auto", description="back end that computes")
+    dtype: Literal["auto", "float32"] = Field("auto", description="format of weights and activations")
+    kv_dtype: KVFormat | Literal["auto"] = Field("auto", description="format of the KV cache on the device")
+    kv_memory: Size | Literal["auto"] = Field("auto", description="memory of the KV cache, e.g. 2GiB")
+    max_model_len: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="longest context of a request, tokens"
+    )
+    max_num_seqs: int = Field(64, ge=1, le=4096, description="most requests that run at once")
+    max_num_batched_tokens: int = Field(512, ge=1, description="token budget of one step")
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="threads that compute")
+    prefix_caching: bool = Field(True, description="keep and reuse the KV of what was computed")
+    tenant: str = Field("", description="salt that keeps this engine's cached blocks apart from other tenants'")
