@@ -1,1 +1,1 @@
-"""cli."""
+"""The `tiercel` command. Nobody imports it."""

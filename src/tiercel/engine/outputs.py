@@ -38,6 +38,14 @@ class Delta:
     prompt_tokens: int = 0
     cached_tokens: int = 0  # prompt tokens whose KV was reused
 
+    def extend(self, later: "Delta") -> None:
+        """Joins the same sample's next delta to this one."""
+        self.text += later.text
+        self.token_ids += later.token_ids
+        self.logprobs += later.logprobs
+        self.finish_reason = later.finish_reason
+        self.stop_reason = later.stop_reason
+
 
 @dataclass
 class SampleOutput:

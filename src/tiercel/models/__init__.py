@@ -1,1 +1,23 @@
-"""models."""
+"""Models: descriptions of architectures, and everything that is read from a model's files."""
+
+from tiercel.models.build import build_model
+from tiercel.models.chat_template import render_chat
+from tiercel.models.checkpoint import Checkpoint, open_checkpoint
+from tiercel.models.executor import Executor, ModelExecutor
+from tiercel.models.groups import kv_groups
+from tiercel.models.registry import Model
+from tiercel.models.resolve import resolve_model
+from tiercel.models.tokenizer import Tokenizer
+
+__all__ = [
+    "Checkpoint",
+    "Executor",
+    "Model",
+    "ModelExecutor",
+    "Tokenizer",
+    "build_model",
+    "kv_groups",
+    "open_checkpoint",
+    "render_chat",
+    "resolve_model",
+]

@@ -1,18 +1,22 @@
 """A model on disk, whatever its file format."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
+from tiercel.models import gguf_config, gguf_tokenizer, hf_config, tokenizer
+from tiercel.models.gguf import read_gguf
+from tiercel.models.safetensors import read_safetensors
 from tiercel.models.tokenizer import Tokenizer
-from tiercel.types import ModelConfig, Weight
+from tiercel.models.weights import fingerprint
+from tiercel.types import CheckpointError, ModelConfig, Weight
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """What `open_checkpoint` finds: settings, memory-mapped weights under their Hugging Face names, tokenizer, chat template.
 
-    fingerprint: hex BLAKE3 over names, formats, shapes and bytes of all weights.
     generation_defaults: sampling settings the model's author recommends (`generation_config.json`), possibly empty.
     """
 
@@ -22,5 +26,70 @@ class Checkpoint:
     weights: Mapping[str, Weight]
     tokenizer: Tokenizer
     chat_template: str | None
-    fingerprint: str
     generation_defaults: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex BLAKE3 over names, formats, shapes and bytes of all weights. Reads them all, once."""
+        return fingerprint(self.weights)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Opens a `.gguf` file, or a directory with `config.json`, safetensors and `tokenizer.json`.
+
+    Weights stay on disk until they are used. Raises CheckpointError naming the file and what is wrong with it.
+    """
+    checkpoint = _open_directory(path) if path.is_dir() else _open_gguf(path)
+    _check_embedding(checkpoint)
+    return checkpoint
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    file = read_gguf(path)
+    config = gguf_config.read_config(file)
+    template = file.metadata.get("tokenizer.chat_template")
+    return Checkpoint(
+        path=path,
+        name=path.stem,
+        config=config,
+        weights=gguf_config.read_weights(file, config),
+        tokenizer=gguf_tokenizer.read_tokenizer(file),
+        chat_template=template if isinstance(template, str) else None,
+    )
+
+
+def _open_directory(path: Path) -> Checkpoint:
+    config = hf_config.read_config(path)
+    vocabulary = tokenizer.read_tokenizer(path, config.eos_token_ids)
+    if max(vocabulary.eos_token_ids, default=0) >= config.vocab_size:
+        raise CheckpointError(f"{path}: the tokenizer's eos_token is none of the model's {config.vocab_size} tokens")
+    return Checkpoint(
+        path=path,
+        name=_directory_name(path),
+        config=replace(config, eos_token_ids=vocabulary.eos_token_ids),
+        weights=read_safetensors(path),
+        tokenizer=vocabulary,
+        chat_template=tokenizer.read_chat_template(path),
+        generation_defaults=hf_config.read_generation_defaults(path),
+    )
+
+
+def _directory_name(path: Path) -> str:
+    """The directory's own name; `org/name` for a snapshot in the Hugging Face cache (models--org--name/snapshots/<commit>)."""
+    resolved = path.resolve()
+    repository = resolved.parent.parent.name
+    if resolved.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/")
+    return resolved.name
+
+
+def _check_embedding(checkpoint: Checkpoint) -> None:
+    name, config = "model.embed_tokens.weight", checkpoint.config
+    if name not in checkpoint.weights:
+        raise CheckpointError(f"{checkpoint.path} holds no {name}")
+    shape = checkpoint.weights[name].shape
+    if shape != (config.vocab_size, config.hidden_size):
+        raise CheckpointError(
+            f"{checkpoint.path}: {name} is {list(shape)}, but the settings speak of {config.vocab_size} tokens "
+            f"and {config.hidden_size} channels"
+        )

@@ -51,7 +51,7 @@ class Ops(Protocol):
         """Brings a step's arrays to the back end."""
 
     def copy_blocks(self, kv: Handle, pairs: npt.NDArray[np.int32]) -> None:
-        """Copies whole blocks. pairs: [n, 2] (source, destination) block ids; no destination is also a source."""
+        """Copies whole blocks. pairs: [n, 2] (source, destination) block ids; all sources are read first."""
 
     def embedding(self, token_ids: Handle, table: Handle) -> Handle:
         """Rows of `table` [vocab, channels] -> [rows, channels]."""

@@ -2,8 +2,8 @@
 
 from tiercel.types.errors import CheckpointError, EngineDead, InvalidInput, ModelError, TiercelError
 from tiercel.types.identity import FORMAT_VERSION, BlockHash, Namespace
-from tiercel.types.layout import BLOCK_TOKENS, KVFormat, KVLayout, Segment
-from tiercel.types.model import ModelConfig, RopeConfig
+from tiercel.types.layout import BLOCK_TOKENS, KVFormat, KVGroup, KVLayout, Segment
+from tiercel.types.model import KVGroupSpec, ModelConfig, RopeConfig
 from tiercel.types.sampling import SamplingParams
 from tiercel.types.step import AttentionBatch, SamplingBatch, StepInput, StepOutput
 from tiercel.types.weight import FORMATS, Weight, WeightFormat
@@ -18,6 +18,8 @@ __all__ = [
     "FORMAT_VERSION",
     "InvalidInput",
     "KVFormat",
+    "KVGroup",
+    "KVGroupSpec",
     "KVLayout",
     "ModelConfig",
     "ModelError",

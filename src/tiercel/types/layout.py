@@ -43,3 +43,11 @@ class KVLayout:
         size = self.block_tokens * self.head_dim * _BYTES[self.format]
         index = (self.layers.index(layer) * 2 + (kind == "v")) * self.num_kv_heads + head
         return Segment(index * size, size)
+
+
+@dataclass(frozen=True)
+class KVGroup:
+    """Layers that keep their KV by one rule. window: a row sees keys at distance < window; None = all before it."""
+
+    layout: KVLayout
+    window: int | None = None

@@ -24,6 +24,7 @@ class RopeConfig:
     attention_factor: float | None = None  # yarn; None = 0.1 ln(factor) + 1
     truncate: bool = True  # yarn: round the correction range to whole dimensions
     interleaved: bool = False  # pairs (0,1), (2,3), ... instead of (0, d/2), (1, d/2+1), ...
+    frequency_factors: tuple[float, ...] | None = None  # [head_dim / 2], each frequency is divided by its own (GGUF Llama 3)
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,11 @@ class ModelConfig:
     windowed_layers: tuple[int, ...] = ()  # the layers that use it
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
+
+
+@dataclass(frozen=True)
+class KVGroupSpec:
+    """Layers of a model that keep their KV by one rule. window: a row sees keys at distance < window; None = all before it."""
+
+    layers: tuple[int, ...]
+    window: int | None = None

@@ -1,0 +1,72 @@
+"""Puts an engine together from settings: the one place that knows all its parts."""
+
+from dataclasses import dataclass
+from math import prod
+
+from tiercel.config import EngineConfig
+from tiercel.engine.core import EngineCore
+from tiercel.engine.plan import EnginePlan, make_plan, resolve_backend, resolve_kv_dtype, resolve_threads
+from tiercel.engine.runner import ModelRunner
+from tiercel.engine.scheduler import Scheduler
+from tiercel.engine.structured import GrammarCompiler
+from tiercel.kv import Arena, KVCacheManager
+from tiercel.models import Checkpoint, ModelExecutor, build_model, kv_groups, open_checkpoint, resolve_model
+from tiercel.ops import Ops, load_ops
+from tiercel.platforms import detect
+from tiercel.types import KVGroup, KVLayout, Namespace
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """An engine that is ready to step, and what it was made of."""
+
+    core: EngineCore
+    plan: EnginePlan
+    checkpoint: Checkpoint
+
+
+def load_checkpoint(config: EngineConfig) -> Checkpoint:
+    """Finds and opens the model. Raises ModelError saying how to get it, CheckpointError if its files are broken."""
+    return open_checkpoint(resolve_model(config.model))
+
+
+def build_engine(config: EngineConfig, checkpoint: Checkpoint | None = None) -> Engine:
+    """Raises InvalidInput and ModelError before any large allocation."""
+    checkpoint = checkpoint or load_checkpoint(config)
+    groups = layout_groups(config, checkpoint)
+    platform = detect()
+    weight_bytes = sum(4 * prod(weight.shape) for weight in checkpoint.weights.values())
+    plan = make_plan(config, checkpoint.config, groups, weight_bytes, platform)
+    ops = load_ops(resolve_backend(config), threads=resolve_threads(config, platform))
+    manager = KVCacheManager(groups, plan.num_blocks, namespace(config, checkpoint, ops), prefix_caching=config.prefix_caching)
+    model = build_model(checkpoint.config, checkpoint.weights, ops)
+    executor = ModelExecutor(model, ops, groups, Arena(groups, plan.num_blocks))
+    scheduler = Scheduler(manager, max_num_seqs=plan.max_num_seqs, max_num_batched_tokens=plan.max_num_batched_tokens)
+    core = EngineCore(
+        ModelRunner(executor, manager),
+        scheduler,
+        manager,
+        max_model_len=plan.max_model_len,
+        eos_token_ids=checkpoint.config.eos_token_ids,
+        grammars=lambda: GrammarCompiler(checkpoint.tokenizer),
+    )
+    return Engine(core, plan, checkpoint)
+
+
+def layout_groups(config: EngineConfig, checkpoint: Checkpoint) -> list[KVGroup]:
+    """The model's KV groups with their byte layout."""
+    model = checkpoint.config
+    kv_format = resolve_kv_dtype(config)
+    return [
+        KVGroup(KVLayout(spec.layers, model.num_kv_heads, model.head_dim, kv_format), spec.window) for spec in kv_groups(model)
+    ]
+
+
+def namespace(config: EngineConfig, checkpoint: Checkpoint, ops: Ops) -> Namespace:
+    """What the bytes of this engine's blocks depend on besides tokens."""
+    return Namespace(
+        weights=checkpoint.fingerprint,
+        rope=repr(checkpoint.config.rope),
+        numerics=f"{ops.numerics}/kv-{resolve_kv_dtype(config)}",
+        tenant=config.tenant,
+    )

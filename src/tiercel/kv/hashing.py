@@ -1,0 +1,43 @@
+"""Identity of KV blocks: a BLAKE3 chain with one link every BLOCK_TOKENS tokens, rooted in a namespace."""
+
+from collections.abc import Sequence
+from dataclasses import astuple
+
+import numpy as np
+from blake3 import blake3
+
+from tiercel.types import BLOCK_TOKENS, BlockHash, Namespace
+
+
+def root_hash(namespace: Namespace, salt: str = "") -> BlockHash:
+    """The parent of every first block. `salt` parts the requests of one namespace that must not share (tenants of a server)."""
+    fields = [str(value).encode() for value in (*astuple(namespace), salt)]
+    framed = b"".join(len(field).to_bytes(8, "little") + field for field in fields)
+    return BlockHash(blake3(framed, derive_key_context="tiercel 2026 kv block chain root").digest())
+
+
+def block_hash(parent: BlockHash, tokens: bytes, extras: bytes = b"") -> BlockHash:
+    """Hash of one block. tokens: BLOCK_TOKENS little-endian int32; extras: what else its content depends on (LoRA, media)."""
+    return BlockHash(blake3(parent + tokens + extras).digest())
+
+
+class HashChain:
+    """The hashes of one token sequence's full blocks, extended as it grows. Kept over preemptions: tokens never change."""
+
+    def __init__(self, root: BlockHash, links: Sequence[BlockHash] = ()) -> None:
+        self.root = root
+        self.links = list(links)
+
+    def extend(self, token_ids: Sequence[int]) -> None:
+        """Adds a link for every full block of `token_ids` that is not covered yet. token_ids: the sequence from its start."""
+        full = len(token_ids) // BLOCK_TOKENS
+        for index in range(len(self.links), full):
+            tokens = np.asarray(token_ids[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS], dtype="<i4")
+            self.links.append(block_hash(self.parent(index), tokens.tobytes()))
+
+    def parent(self, index: int) -> BlockHash:
+        """What link `index` is chained to."""
+        return self.links[index - 1] if index else self.root
+
+    def copy(self) -> "HashChain":
+        return HashChain(self.root, self.links)

@@ -1,0 +1,55 @@
+"""From a checkpoint's weights to a model."""
+
+from collections.abc import Mapping
+
+from tiercel.models.registry import ARCHITECTURES, Model
+from tiercel.ops import Handle, Ops
+from tiercel.types import ModelConfig, ModelError, Weight
+
+_MOST_NAMED = 5
+
+
+def build_model(config: ModelConfig, weights: Mapping[str, Weight], ops: Ops) -> Model:
+    """A model whose weights are packed for `ops`. weights: under their Hugging Face names.
+
+    Raises ModelError if the architecture is unknown, or if a tensor is missing, misshaped or has no place in it.
+    """
+    if config.architecture not in ARCHITECTURES:
+        raise ModelError(f"architecture {config.architecture!r} is unknown; known are {', '.join(sorted(ARCHITECTURES))}")
+    source = CheckpointWeights(config.architecture, weights, ops)
+    model = ARCHITECTURES[config.architecture](config, source, ops)
+    left = sorted(name for name in weights if name not in source.used and not _dispensable(name, config))
+    if left:
+        more = f" and {len(left) - _MOST_NAMED} more" if len(left) > _MOST_NAMED else ""
+        raise ModelError(f"architecture {config.architecture!r} has no place for {', '.join(left[:_MOST_NAMED])}{more}")
+    return model
+
+
+def _dispensable(name: str, config: ModelConfig) -> bool:
+    """Tensors that some checkpoints hold although others determine them."""
+    return name.endswith(".rotary_emb.inv_freq") or (config.tie_embeddings and name == "lm_head.weight")
+
+
+class CheckpointWeights:
+    """The weight source of a plain model: tensors as the checkpoint has them, packed for a back end."""
+
+    def __init__(self, architecture: str, weights: Mapping[str, Weight], ops: Ops, prefix: str = "") -> None:
+        self._architecture, self._weights, self._ops, self._prefix = architecture, weights, ops, prefix
+        self.used: set[str] = set()
+
+    def at(self, prefix: str) -> "CheckpointWeights":
+        below = CheckpointWeights(self._architecture, self._weights, self._ops, f"{self._prefix}{prefix}.")
+        below.used = self.used
+        return below
+
+    def pack(self, shapes: Mapping[str, tuple[int, ...]]) -> Handle:
+        return self._ops.pack(*(self._find(self._prefix + name, shape) for name, shape in shapes.items()))
+
+    def _find(self, name: str, shape: tuple[int, ...]) -> Weight:
+        if name not in self._weights:
+            raise ModelError(f"architecture {self._architecture!r} needs a tensor {name} {list(shape)}; there is none")
+        weight = self._weights[name]
+        if weight.shape != shape:
+            raise ModelError(f"tensor {name} is {list(weight.shape)}; the settings of the model call for {list(shape)}")
+        self.used.add(name)
+        return weight

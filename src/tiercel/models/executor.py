@@ -1,0 +1,32 @@
+"""What computes a step: plain arrays in, plain arrays out."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from tiercel.kv import Arena
+from tiercel.models.registry import Model
+from tiercel.ops import Ops
+from tiercel.types import KVGroup, StepInput, StepOutput
+
+
+class Executor(Protocol):
+    """The seam between the engine and whatever runs the model. Twins: `ModelExecutor`, `NullExecutor`."""
+
+    def execute(self, step: StepInput) -> StepOutput:
+        """Copies blocks, writes the step's KV, and samples a token for each entry of `step.sampling`."""
+
+
+class ModelExecutor:
+    """Runs a model description on a back end."""
+
+    def __init__(self, model: Model, ops: Ops, groups: Sequence[KVGroup], arena: Arena) -> None:
+        self._model = model
+        self._ops = ops
+        self._kv = tuple(ops.bind_kv(area, group.layout) for area, group in zip(arena.groups, groups, strict=True))
+
+    def execute(self, step: StepInput) -> StepOutput:
+        for kv, pairs in zip(self._kv, step.copies, strict=True):
+            if len(pairs):
+                self._ops.copy_blocks(kv, pairs)
+        logits = self._model(self._ops, self._ops.begin(step), self._kv)
+        return self._ops.sample(logits, step.sampling)

@@ -1,0 +1,231 @@
+"""What attention has to do in a step: which rows meet which keys. Made once for a step, used by every layer.
+
+Keys come in tiles of 256 positions that start at multiples of 256, whatever the chunk or the batch. Rows come in tiles too; the
+query heads that share a kv head stand in a row tile as further rows. Requests that ask for equal amounts of work, as many do
+while decoding, form one bundle, so that their products are one batched product.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tiercel.ops.reference.arena import Runs
+from tiercel.ops.reference.linear import ROW_MULTIPLE
+from tiercel.types import AttentionBatch, KVLayout
+
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+TILE = 256  # keys whose products are summed in one piece
+_NO_WINDOW = 1 << 62
+_MOST_ROWS = 128  # rows of a request in one row tile
+_FEW_ROWS = 16  # requests with at most so many rows share bundles
+_SCORES = 1 << 22  # scores of a row tile: 16 MiB, so that they are still in the cache when they are read again
+_GATHERED = 1 << 21  # key and value numbers of a bundle of several requests: 8 MiB, for the same reason
+
+
+class Reach(NamedTuple):
+    """Which keys a row sees, besides those after it. Positions below `sinks` are seen through any window."""
+
+    window: int | None
+    sinks: int
+
+
+class Patch(NamedTuple):
+    """Entries of one key tile that must not count. mask: bool, True = does not count; broadcast over kv heads."""
+
+    tile: int
+    mask: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class RowTile:
+    """Rows of a bundle that are computed together. M counts (row, query head of a kv head), padded by repeating the last.
+
+    rows: [requests, M], rows of the step
+    vectors: [requests * kv_heads * M], which of the step's [rows * heads] query vectors
+    first, last: the key tiles of the bundle that are seen, last excluded
+    hidden: [requests, 1, M, TILE] per key tile, counted from `first`
+    blind: whether some row sees no key at all
+    """
+
+    rows: Tensor
+    vectors: Tensor
+    first: int
+    last: int
+    hidden: tuple[Patch, ...]
+    blind: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """Requests with equally many rows and key tiles.
+
+    runs: [k or v, requests, kv_heads, runs] flattened: token runs to gather, numbered as in the group's first layer
+    positions: [requests, keys], of the gathered keys
+    holes: [requests, 1, TILE, 1] per key tile: positions where no key was written
+    """
+
+    requests: int
+    runs: Tensor
+    positions: Tensor
+    holes: tuple[Patch, ...]
+    row_tiles: tuple[RowTile, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """run_tokens: length of the gathered runs."""
+
+    run_tokens: int
+    bundles: tuple[Bundle, ...]
+
+
+def make_plan(batch: AttentionBatch, layout: KVLayout, heads: int, reach: Reach) -> Plan:
+    """The plan of a step for the layers of one group. heads: query heads."""
+    return _Planner(batch, layout, heads, reach).plan()
+
+
+class _Planner:
+    def __init__(self, batch: AttentionBatch, layout: KVLayout, heads: int, reach: Reach) -> None:
+        self._layout, self._heads, self._reach = layout, heads, reach
+        self._starts = batch.query_start[:-1].astype(np.int64)
+        self._counts = np.diff(batch.query_start)
+        self._positions = batch.q_positions.astype(np.int64)
+        self._lengths = batch.lengths.astype(np.int64)
+        self._runs = Runs(layout, _run_tokens(batch, layout))
+        self._run_table = _run_table(batch, self._runs)
+
+    def plan(self) -> Plan:
+        bundles = (self._bundle(requests, tiles) for requests, tiles in self._members())
+        return Plan(self._runs.tokens, tuple(bundles))
+
+    def _members(self) -> Iterator[tuple[Int64, Int64]]:
+        """The requests [n] of each bundle and their key tiles [n, tiles]."""
+        alike: dict[tuple[int, ...], list[tuple[int, list[int]]]] = defaultdict(list)
+        for request in np.flatnonzero(self._counts).tolist():
+            count, tiles = int(self._counts[request]), self._key_tiles(request)
+            kind = (count, len(tiles)) if count <= _FEW_ROWS else (count, len(tiles), request)
+            alike[kind].append((request, tiles))
+        for (_, num_tiles, *_), members in alike.items():
+            numbers = 2 * self._layout.num_kv_heads * num_tiles * TILE * self._layout.head_dim
+            most = max(_GATHERED // numbers, 1)
+            for start in range(0, len(members), most):
+                some = members[start : start + most]
+                yield np.array([request for request, _ in some]), np.array([tiles for _, tiles in some])
+
+    def _key_tiles(self, request: int) -> list[int]:
+        """The key tiles that a row of the request may see."""
+        positions = self._positions[self._starts[request] :][: self._counts[request]]
+        end = min(int(positions.max()), int(self._lengths[request]) - 1) // TILE + 1
+        window, sinks = self._reach
+        if window is None:
+            return list(range(end))
+        first = max(int(positions.min()) - window + 1, 0) // TILE
+        return [*range(min(-(-sinks // TILE), first)), *range(first, end)]
+
+    def _bundle(self, requests: Int64, tiles: Int64) -> Bundle:
+        length = self._runs.tokens
+        positions = (tiles[:, :, None] * TILE + np.arange(TILE)).reshape(len(requests), -1)
+        runs = self._run_table[requests[:, None], positions[:, ::length] // length]
+        absent = np.repeat(runs < 0, length, axis=1) | (positions >= self._lengths[requests, None])
+        gathered = self._runs.of_heads()[:, None, :, None] + np.maximum(runs, 0)[:, None]
+        return Bundle(
+            requests=len(requests),
+            runs=torch.from_numpy(gathered.reshape(-1)),
+            positions=torch.from_numpy(positions),
+            holes=tuple(
+                Patch(tile, torch.from_numpy(absent[:, None, _keys(tile), None]))
+                for tile in range(tiles.shape[1])
+                if absent[:, _keys(tile)].any()
+            ),
+            row_tiles=tuple(self._row_tiles(requests, positions, absent)),
+        )
+
+    def _row_tiles(self, requests: Int64, keys: Int64, absent: Bool) -> Iterator[RowTile]:
+        """Cuts the requests' rows so that the scores of a row tile stay in the cache."""
+        most = _SCORES // (self._heads * keys.size) // ROW_MULTIPLE * ROW_MULTIPLE
+        most = min(max(most, ROW_MULTIPLE), _MOST_ROWS)
+        starts, count = self._starts[requests], int(self._counts[requests[0]])
+        for start in range(0, count, most):
+            yield self._row_tile(starts + start, min(most, count - start), keys, absent)
+
+    def _row_tile(self, starts: Int64, count: int, keys: Int64, absent: Bool) -> RowTile:
+        """The `count` rows from `starts` [n] on, against keys at positions [n, keys]."""
+        sharing = self._heads // self._layout.num_kv_heads
+        entries = np.minimum(np.arange(_round_up(count * sharing, ROW_MULTIPLE)), count * sharing - 1)
+        rows = starts[:, None] + entries // sharing  # [n, M]
+        heads = np.arange(self._layout.num_kv_heads)[:, None] * sharing + entries % sharing  # [kv_heads, M]
+        hidden = _hidden(self._positions[rows], keys, absent, self._reach)
+        seen = [tile for tile, mask in enumerate(hidden) if mask is None or not mask.all()] or [0]
+        sight = [np.True_ if mask is None else ~mask.all(axis=2) for mask in hidden]  # whether a row sees some of a tile
+        return RowTile(
+            rows=torch.from_numpy(rows),
+            vectors=torch.from_numpy((rows[:, None] * self._heads + heads).reshape(-1)),
+            first=seen[0],
+            last=seen[-1] + 1,
+            hidden=tuple(
+                Patch(tile - seen[0], torch.from_numpy(mask[:, None]))
+                for tile, mask in enumerate(hidden[: seen[-1] + 1])
+                if tile >= seen[0] and mask is not None
+            ),
+            blind=not reduce(np.logical_or, sight).all(),
+        )
+
+
+def _hidden(rows: Int64, keys: Int64, absent: Bool, reach: Reach) -> list[Bool | None]:
+    """Per key tile: which keys the rows at positions [n, M] do not see, [n, M or 1, TILE]; None = all are seen."""
+    window = reach.window if reach.window is not None else _NO_WINDOW
+    masks: list[Bool | None] = []
+    for tile in range(keys.shape[1] // TILE):
+        at = keys[:, None, _keys(tile)]
+        nearest, farthest = rows.min(axis=1) - at[:, 0, -1], rows.max(axis=1) - at[:, 0, 0]
+        inside = (farthest < window) | (at[:, 0, -1] < reach.sinks)
+        outside = (nearest >= window) & (at[:, 0, 0] >= reach.sinks)
+        if (farthest < 0).all() or outside.all():
+            masks.append(np.ones((len(rows), 1, TILE), np.bool_))
+        elif (nearest >= 0).all() and inside.all() and not absent[:, _keys(tile)].any():
+            masks.append(None)
+        else:
+            distance = rows[:, :, None] - at
+            masks.append((distance < 0) | ((distance >= window) & (at >= reach.sinks)) | absent[:, None, _keys(tile)])
+    return masks
+
+
+def _keys(tile: int) -> slice:
+    return slice(tile * TILE, (tile + 1) * TILE)
+
+
+def _round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+def _run_tokens(batch: AttentionBatch, layout: KVLayout) -> int:
+    """The longest run that divides tiles and blocks, and at whose multiples all blocks start."""
+    length = np.gcd(TILE, layout.block_tokens)
+    if batch.block_positions is not None:
+        length = np.gcd.reduce(batch.block_positions[batch.block_tables >= 0], initial=length)
+    return int(length)
+
+
+def _run_table(batch: AttentionBatch, runs: Runs) -> Int64:
+    """[requests, runs by position], numbered as in the group's first layer; -1 = absent."""
+    width = _round_up(int(batch.lengths.max(initial=1)), TILE) // runs.tokens
+    offsets = np.arange(0, runs.layout.block_tokens, runs.tokens)
+    blocks = batch.block_tables.astype(np.int64)[:, :, None]
+    numbers = np.where(blocks < 0, -1, runs.first(blocks, offsets))  # [requests, entries, runs of a block]
+    if batch.block_positions is None:
+        numbers = numbers.reshape(len(blocks), -1)[:, :width]
+        return np.pad(numbers, ((0, 0), (0, width - numbers.shape[1])), constant_values=-1)
+    table = np.full((len(blocks), width), -1, np.int64)
+    places = batch.block_positions[:, :, None] // runs.tokens + np.arange(len(offsets))
+    request, entry, run = np.nonzero((numbers >= 0) & (places < width))
+    table[request, places[request, entry, run]] = numbers[request, entry, run]
+    return table

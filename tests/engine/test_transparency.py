@@ -1,0 +1,170 @@
+"""The cache is transparent: whatever the schedule, every request gets the tokens it would get alone and without a cache.
+
+Random arrivals, shared prefixes, tiny pools (so preemption), small budgets (so chunks), several samples, cancellations,
+priorities and cache clearing, on groups with and without windows. The null model's next token depends on every token it sees.
+"""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.engines import Setup, collect, make_core, null_executor, plain_loop, run_to_end, submit
+from tiercel.engine.messages import Abort
+from tiercel.models.null import null_groups
+from tiercel.types import BLOCK_TOKENS
+
+B = BLOCK_TOKENS
+
+setups = st.builds(
+    Setup,
+    windows=st.sampled_from([(None,), (None, 70), (1,), (130,), (None, 2, 65)]),
+    num_blocks=st.integers(5, 14),
+    max_num_seqs=st.integers(1, 6),
+    max_num_batched_tokens=st.sampled_from([6, 17, 64, 200]),
+    prefix_caching=st.sampled_from([True, True, True, False]),
+    eos_token_ids=st.sampled_from([(), (3,)]),
+)
+
+
+@st.composite
+def workloads(draw):
+    """Requests with their arrival step, and the steps at which something is cancelled or the cache is cleared."""
+    count = draw(st.integers(1, 7))
+    requests = []
+    for index in range(count):
+        stem, shared = draw(st.integers(0, 1)), draw(st.sampled_from([0, 1, 63, 64, 65, 128, 150, 192]))
+        own = draw(st.integers(1, 90))
+        prompt = [(stem * 17 + i) % 50 for i in range(shared)] + [(index * 7 + i * i) % 50 for i in range(own)]
+        params = {
+            "n": draw(st.sampled_from([1, 1, 1, 2, 3])),
+            "max_tokens": draw(st.integers(1, 80)),
+            "temperature": draw(st.sampled_from([0.0, 1.0])),
+            "seed": draw(st.integers(0, 5)),
+        }
+        request = submit(
+            f"r{index}", prompt, priority=draw(st.integers(0, 2)), salt=draw(st.sampled_from(["", "", "x"])), **params
+        )
+        requests.append((draw(st.integers(0, 60)), request))
+    cancel = draw(st.lists(st.tuples(st.integers(0, 80), st.integers(0, count - 1)), max_size=2))
+    clear = draw(st.lists(st.integers(0, 80), max_size=1))
+    return requests, cancel, clear
+
+
+def check_schedule(setup, workload, groups, make):
+    requests, cancel, clear = workload
+    longest = setup.num_blocks * B
+    usable = [(at, r) for at, r in requests if len(r.prompt_token_ids) < longest and r.params.n <= setup.max_num_seqs]
+    core = make_core(setup, groups, make)
+    tokens, cancelled = {}, set()
+    pending = sorted(usable, key=lambda pair: pair[0])
+    for step in range(200_000):
+        while pending and pending[0][0] <= step:
+            core.submit(pending.pop(0)[1])
+        for at, index in cancel:
+            if at == step:
+                core.abort(Abort(f"r{index}"))
+                cancelled.add(f"r{index}")
+        if step in clear:
+            core.forget()
+        collect(tokens, core.step())
+        core.check_integrity()
+        if not pending and not core.has_work:
+            break
+    assert not core.has_work, "the engine does not come to an end"
+    assert all(pool.num_free == pool.num_blocks for pool in core.manager.pools), "blocks leaked"
+    for _, request in usable:
+        alone = plain_loop(request, groups, make, eos_token_ids=setup.eos_token_ids, longest=longest)
+        for index, expected in enumerate(alone):
+            got = tokens.get((request.request_id, index), [])
+            if request.request_id in cancelled:
+                expected = expected[: len(got)]
+            assert got == expected, f"{request.request_id}/{index}"
+    return core
+
+
+@given(setups, workloads())
+@settings(deadline=None)
+def test_any_schedule_gives_the_tokens_of_the_plain_loop(setup, workload):
+    check_schedule(setup, workload, null_groups(setup.windows), null_executor())
+
+
+def test_the_schedules_reach_what_they_are_meant_to_reach():
+    """A fixed crowd in a tiny pool preempts, reuses, copies on write and evicts: else the test above would prove little."""
+    setup = Setup(num_blocks=8, max_num_seqs=6, max_num_batched_tokens=20)
+    requests = [(i, submit(f"r{i}", [*range(100), i], n=1 + i % 3, max_tokens=60, temperature=1.0)) for i in range(6)]
+    core = check_schedule(setup, (requests, [], []), null_groups(), null_executor())
+    stats = core.stats()
+    assert stats.preemptions > 0
+    assert stats.prefix_hit_tokens > 0
+    assert stats.evictions > 0
+    assert stats.kv_blocks_used == 0
+
+
+def test_generated_tokens_are_reused_by_the_next_turn():
+    core = make_core(Setup())
+    core.submit(submit("first", range(40), max_tokens=100))
+    answer = run_to_end(core)["first", 0]
+    conversation = [*range(40), *answer, 1, 2, 3]
+    core.submit(submit("second", conversation, max_tokens=2))
+    run_to_end(core)
+    assert core.stats().prefix_hit_tokens == (40 + 100 - 1) // B * B
+
+
+def test_a_better_priority_takes_the_place_of_a_worse_one():
+    core = make_core(Setup(max_num_seqs=1, max_num_batched_tokens=64))
+    core.submit(submit("late", range(30), priority=1, max_tokens=50))
+    core.step()
+    core.submit(submit("urgent", range(100, 130), priority=0, max_tokens=5))
+    order = [update.request_id for _ in range(60) if core.has_work for update in core.step() if update.finish_reason]
+    assert order == ["urgent", "late"]
+
+
+def test_a_long_prompt_does_not_stall_those_that_decode():
+    core = make_core(Setup(max_num_batched_tokens=16, num_blocks=32))
+    core.submit(submit("short", range(10), max_tokens=40))
+    core.step()
+    core.submit(submit("long", range(1000), max_tokens=1))
+    for _ in range(30):
+        assert [u.request_id for u in core.step()] == ["short"], "one token in every step"
+
+
+def test_an_aborted_request_is_gone_before_the_next_step():
+    core = make_core(Setup())
+    core.submit(submit("a", range(200), n=3, max_tokens=50))
+    core.step()
+    core.abort(Abort("a"))
+    core.abort(Abort("a"))
+    core.abort(Abort("unknown"))
+    assert not core.has_work
+    assert core.step() == []
+    core.check_integrity()
+    assert core.stats().kv_blocks_used == 0
+
+
+def test_one_sample_can_be_aborted_and_the_others_go_on():
+    core = make_core(Setup(max_num_batched_tokens=300))
+    core.submit(submit("a", range(70), n=3, max_tokens=20, temperature=1.0))
+    tokens = {}
+    collect(tokens, core.step())
+    core.abort(Abort("a", 1))
+    while core.has_work:
+        collect(tokens, core.step())
+        core.check_integrity()
+    assert [len(tokens["a", i]) for i in range(3)] == [20, 1, 20]
+
+
+def test_min_tokens_and_stop_token():
+    always_three = null_executor(vocab_size=1)  # every sampled token is 0
+    core = make_core(Setup(eos_token_ids=(9,)), make=always_three)
+    core.submit(submit("a", [1, 2, 3], max_tokens=10, stop_token_ids=(0,)))
+    (update,) = core.step()
+    assert (update.token_ids, update.finish_reason, update.stop_token) == ([], "stop", 0)
+
+
+def test_the_plain_loop_sees_every_token():
+    """The oracle itself: changing any one prompt token changes what follows."""
+    prompt = list(range(130))
+    base = plain_loop(submit("a", prompt, max_tokens=8), null_groups(), null_executor(10**6))
+    for position in np.linspace(0, 129, 14, dtype=int):
+        changed = [*prompt[:position], 999, *prompt[position + 1 :]]
+        assert plain_loop(submit("a", changed, max_tokens=8), null_groups(), null_executor(10**6)) != base
