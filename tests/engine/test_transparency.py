@@ -4,16 +4,22 @@ Random arrivals, shared prefixes, tiny pools (so preemption), small budgets (so 
 priorities and cache clearing, on groups with and without windows. The null model's next token depends on every token it sees.
 """
 
+from functools import cache
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.engines import Setup, collect, make_core, null_executor, plain_loop, run_to_end, submit
+from tests.support.networks import NETWORKS, groups, weights
 from tiercel.engine.messages import Abort
+from tiercel.models import ModelExecutor, build_model
 from tiercel.models.null import null_groups
+from tiercel.ops import load_ops
 from tiercel.types import BLOCK_TOKENS
 
 B = BLOCK_TOKENS
+reference_ops = cache(load_ops)
 
 setups = st.builds(
     Setup,
@@ -83,9 +89,18 @@ def check_schedule(setup, workload, groups, make):
 
 
 @given(setups, workloads())
-@settings(deadline=None)
 def test_any_schedule_gives_the_tokens_of_the_plain_loop(setup, workload):
     check_schedule(setup, workload, null_groups(setup.windows), null_executor())
+
+
+@given(st.sampled_from(["llama", "mistral-window", "qwen3-window"]), setups, workloads())
+@settings(max_examples=12)
+def test_any_schedule_gives_the_tokens_of_the_plain_loop_in_float32(name, setup, workload):
+    """The same with the reference back end's arithmetic: equal tokens need bit-equal logits, whatever chunk, batch or cache."""
+    network = NETWORKS[name]
+    ops = reference_ops()
+    model = build_model(network.config, weights(network), ops)
+    check_schedule(setup, workload, groups(network.config), lambda kv, arena: ModelExecutor(model, ops, kv, arena))
 
 
 def test_the_schedules_reach_what_they_are_meant_to_reach():

@@ -10,7 +10,7 @@ from tiercel.models.null import null_groups
 from tiercel.types import BLOCK_TOKENS, Namespace
 
 B = BLOCK_TOKENS
-NAMESPACE = Namespace(weights="w", rope="r", numerics="n")
+NAMESPACE = Namespace(weights="w", network="r", numerics="n")
 
 
 def make(num_blocks=16, windows=(None,), **settings):
@@ -59,11 +59,11 @@ def test_equal_blocks_computed_side_by_side_become_one():
     assert manager.num_free_blocks == 14
 
 
-@pytest.mark.parametrize("field", ["weights", "rope", "numerics", "tenant"])
+@pytest.mark.parametrize("field", ["weights", "network", "numerics", "tenant"])
 def test_another_namespace_shares_nothing(field):
     chains = []
     for value in ("x", "y"):
-        fields = {"weights": "w", "rope": "r", "numerics": "n", "tenant": "t"} | {field: value}
+        fields = {"weights": "w", "network": "r", "numerics": "n", "tenant": "t"} | {field: value}
         chain = KVCacheManager(null_groups(), 4, Namespace(**fields)).new_chain()
         chain.extend(range(B))
         chains.append(chain.links)
@@ -79,8 +79,8 @@ def test_another_salt_shares_nothing():
 
 
 def test_namespace_fields_do_not_run_into_each_other():
-    one = KVCacheManager(null_groups(), 4, Namespace(weights="ab", rope="c", numerics="")).new_chain()
-    two = KVCacheManager(null_groups(), 4, Namespace(weights="a", rope="bc", numerics="")).new_chain()
+    one = KVCacheManager(null_groups(), 4, Namespace(weights="ab", network="c", numerics="")).new_chain()
+    two = KVCacheManager(null_groups(), 4, Namespace(weights="a", network="bc", numerics="")).new_chain()
     assert one.root != two.root
 
 

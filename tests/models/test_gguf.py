@@ -8,7 +8,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.model_files import gemma_path, gguf_tensors, hf_tensors, smollm2, smollm2_path, write_gguf
@@ -239,7 +239,6 @@ def fuzz(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Callable[[byt
 mutation = st.tuples(st.floats(0, 1, exclude_max=True), st.one_of(st.binary(min_size=1, max_size=9), st.sampled_from(HUGE)))
 
 
-@settings(deadline=None)
 @given(mutations=st.lists(mutation, min_size=1, max_size=4), keep=st.one_of(st.just(1.0), st.floats(0, 1)))
 def test_mutated_files(
     fuzz: tuple[bytes, Callable[[bytes], int]], mutations: list[tuple[float, bytes | int]], keep: float
@@ -253,7 +252,6 @@ def test_mutated_files(
     assert attempt(bytes(content[: int(keep * len(content))])) < 1_000_000
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 @example(b"")
 def test_random_bytes_after_a_valid_start(fuzz: tuple[bytes, Callable[[bytes], int]], tail: bytes) -> None:

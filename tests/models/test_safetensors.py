@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save, save_file
@@ -231,7 +231,6 @@ mutation = st.tuples(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(mutation, min_size=1, max_size=3), st.integers(0, len(VALID)))
 def test_mutated_files(attempt: Callable[[bytes], int], mutations: list[tuple[int, bytes]], cut: int) -> None:
     content = bytearray(VALID)
@@ -252,7 +251,6 @@ entries = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=4), entries | json_values, max_size=3) | json_values, st.binary(max_size=24))
 def test_random_headers(attempt: Callable[[bytes], int], header: object, data: bytes) -> None:
     assert attempt(make(header, data)) < 1_000_000

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tiercel.ops.reference.philox import philox4x32
@@ -196,7 +196,6 @@ def batches(draw):
     )
 
 
-@settings(max_examples=200, deadline=None)
 @given(batches())
 @np.errstate(all="ignore")
 def test_tokens_follow_the_definition(drawn):
@@ -207,7 +206,6 @@ def test_tokens_follow_the_definition(drawn):
     assert np.array_equal(logits, before, equal_nan=True)
 
 
-@settings(max_examples=150, deadline=None)
 @given(batches())
 @np.errstate(all="ignore")
 def test_logprobs_are_those_of_the_raw_distribution(drawn):
@@ -228,7 +226,6 @@ def test_logprobs_are_those_of_the_raw_distribution(drawn):
         assert np.isnan(output.top_logprobs[i, n:]).all()
 
 
-@settings(max_examples=150, deadline=None)
 @given(batches())
 def test_a_sample_depends_on_its_own_row_only(drawn):
     logits, sampling = drawn

@@ -6,7 +6,7 @@ import pytest
 
 from tests.server.process import ServerProcess, running_server
 
-SMALL = ("--max-model-len", "1024", "--kv-memory", "512MiB")
+SMALL = ("--max-model-len", "1024", "--kv-memory", "512MiB", "--threads", "1")
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,7 @@ class FakeLLM:
     running: set[str] = field(default_factory=set)
     aborted: list[str] = field(default_factory=list)
     seen: list[SamplingParams] = field(default_factory=list)
-    prompts: list[list[int]] = field(default_factory=list)
+    deltas: dict[str, int] = field(default_factory=dict)  # how many each request's reader has taken
 
     def encode_chat(self, messages: list[dict], tools: list | None = None) -> list[int]:
         self.messages, self.tools = messages, tools
@@ -65,7 +65,6 @@ class FakeLLM:
         if len(prompt) >= self.plan.max_model_len:
             raise InvalidInput("prompt", "is too long")
         self.seen.append(params)
-        self.prompts.append(list(prompt))
         self.running.add(request_id)
         began, sent = time.perf_counter(), 0
         total = params.max_tokens or self.plan.max_model_len
@@ -76,6 +75,7 @@ class FakeLLM:
                 if self.fail_after is not None and ready > self.fail_after:
                     raise self.error
                 for index in range(params.n):
+                    self.deltas[request_id] = self.deltas.get(request_id, 0) + 1
                     yield Delta(
                         request_id,
                         index,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-START_SECONDS = 120
+START_SECONDS = 240
 
 
 class ServerProcess:

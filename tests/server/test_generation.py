@@ -149,18 +149,37 @@ def test_a_client_that_leaves_aborts_its_request(path, body, stream):
         assert "tiercel_sequences_in_flight 0.0" in httpx.get(f"{url}/metrics").text
 
 
-def test_a_client_that_does_not_read_costs_no_memory_and_stops_nobody():
-    """Megabytes are generated for it; what is on the way fits the socket's buffers, the rest waits in the engine, joined."""
-    llm = FakeLLM(word="word" * 2000, step=0.002)
+def test_a_client_that_does_not_read_blocks_its_own_stream_only():
+    """Once the socket is full nothing more is taken from the engine for it, where unread deltas are joined."""
+    llm = FakeLLM(word="word" * 20_000, step=0.002)
     with serving(llm) as url:
         slow = open_request(url, "/v1/completions", ENDLESS | {"stream": True}, receive_buffer=4096)
         assert eventually(lambda: llm.running)
-        time.sleep(0.5)
+        (name,) = llm.running
+
+        def stalled() -> bool:
+            before = llm.deltas.get(name, 0)
+            time.sleep(0.2)
+            return llm.deltas.get(name, 0) == before > 0
+
+        assert eventually(stalled)
         quick = httpx.post(f"{url}/v1/completions", json={"prompt": "hi", "max_tokens": 20, "stream": True})
-        assert len("".join(c["choices"][0]["text"] for c in events(quick))) == 20 * 8000
-        assert len(llm.running) == 1
+        assert sum(len(c["choices"][0]["text"]) for c in events(quick)) == 20 * 80_000
+        assert name in llm.running
         slow.close()
         assert eventually(lambda: not llm.running)
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body():
+    with serving(FakeLLM()) as url:
+        address = urlsplit(url)
+        connection = socket.create_connection((address.hostname, address.port))
+        head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+        connection.sendall(head.encode() + b'{"prompt"')
+        time.sleep(0.1)
+        connection.close()
+        left = 'tiercel_http_responses_total{path="/v1/completions",status="499"} 1.0'
+        assert eventually(lambda: left in httpx.get(f"{url}/metrics").text)
 
 
 def test_full_queue_is_429_with_retry_after():

@@ -6,8 +6,8 @@ import pytest
 
 from tiercel.server.errors import ApiError
 from tiercel.server.protocol import ChatRequest, CompletionRequest
-from tiercel.server.translate import chat_messages, chat_names, chat_params, chat_tools, completion_params
-from tiercel.types import InvalidInput, SamplingParams
+from tiercel.server.translate import chat_messages, chat_params, chat_tools, completion_params, field_names
+from tiercel.types import InvalidInput, SamplingParams, StructuredOutput
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 USER = {"role": "user", "content": "hi"}
@@ -70,8 +70,8 @@ def test_newer_name_of_max_tokens_goes_first():
     assert chat_params(chat(max_tokens=5, max_completion_tokens=6), {}).max_tokens == 6
     with pytest.raises(InvalidInput, match="max_completion_tokens"):
         chat_params(chat(max_completion_tokens=0), {})
-    assert chat_names(chat(max_completion_tokens=6))["max_tokens"] == "max_completion_tokens"
-    assert "max_tokens" not in chat_names(chat(max_tokens=6))
+    assert field_names(chat(max_completion_tokens=6))["max_tokens"] == "max_completion_tokens"
+    assert "max_tokens" not in field_names(chat(max_tokens=6))
 
 
 def test_messages_as_templates_want_them():
@@ -109,3 +109,55 @@ def test_tools_are_shown_unless_forbidden():
     assert chat_tools(chat(tools=[TOOL], tool_choice="auto")) == [TOOL]
     assert chat_tools(chat(tools=[TOOL], tool_choice="none")) is None
     assert chat_tools(chat()) is None
+
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, StructuredOutput(json_object=True)),
+        ({"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}, StructuredOutput(json_schema=SCHEMA)),
+    ],
+)
+def test_response_format(asked, meant):
+    assert chat_params(chat(response_format=asked), {}).structured == meant
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ({"json": SCHEMA}, StructuredOutput(json_schema=SCHEMA)),
+        ({"regex": "a+"}, StructuredOutput(regex="a+")),
+        ({"grammar": 'start: "a"'}, StructuredOutput(grammar='start: "a"')),
+        ({"choice": ["a", "b"]}, StructuredOutput(choice=("a", "b"))),
+    ],
+)
+def test_structured_outputs(asked, meant):
+    assert chat_params(chat(structured_outputs=asked), {}).structured == meant
+    assert completion_params(completion(structured_outputs=asked), {}).structured == meant
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"json": {"x": float("nan")}}}, "structured_outputs.json"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"x": float("inf")}}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}, "structured_outputs"),
+    ],
+)
+def test_bad_structure_is_named(fields, param):
+    with pytest.raises((ApiError, InvalidInput)) as caught:
+        chat_params(chat(**fields), {})
+    error = caught.value
+    assert (error.field if isinstance(error, InvalidInput) else error.detail.param) == param

@@ -15,7 +15,7 @@ from tiercel.models.executor import Executor
 from tiercel.models.null import NullExecutor, null_groups
 from tiercel.types import BLOCK_TOKENS, AttentionBatch, KVGroup, Namespace, SamplingParams, StepInput
 
-NAMESPACE = Namespace(weights="test", rope="none", numerics="test")
+NAMESPACE = Namespace(weights="test", network="none", numerics="test")
 MakeExecutor = Callable[[Sequence[KVGroup], Arena], Executor]
 
 

@@ -1,16 +1,21 @@
 """An engine for one command, and an answer written as it comes."""
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from time import perf_counter
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from tiercel.cli.console import notes, waiting, write
+from tiercel.cli.groups import Given
 from tiercel.config import EngineConfig
 from tiercel.types import SamplingParams
 
 if TYPE_CHECKING:
     from tiercel.engine import LLM
+
+MAX_TOKENS = 512  # of an answer, unless the user says otherwise
 
 
 @contextmanager
@@ -25,23 +30,55 @@ def open_engine(config: EngineConfig) -> "Iterator[LLM]":
         yield llm
 
 
-def stream_answer(llm: "LLM", prompt: str, params: SamplingParams, *, verbose: bool = False) -> str:
-    """Writes the answer to standard output while it is generated, and returns it. `verbose` adds a line of figures."""
-    text, tokens, cached, prompt_tokens = "", 0, 0, 0
+def sampling_for(llm: "LLM", given: Given, prompt_tokens: int) -> SamplingParams:
+    """What the user gave, over what the model's author recommends, over greedy decoding of as much as the context holds."""
+    room = max(1, llm.plan.max_model_len - prompt_tokens)
+    defaults = {"temperature": 0.0, "max_tokens": min(MAX_TOKENS, room)}
+    return SamplingParams(**(defaults | dict(llm.generation_defaults) | dict(given)))
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Yields whether Ctrl-C was pressed: the first one is only noted, so that it never cuts through a step of the engine."""
+    pressed = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def stream_answer(llm: "LLM", prompt: Sequence[int], given: Given, *, verbose: bool = False) -> str | None:
+    """Writes the answer to standard output while it is generated. Returns it; None where Ctrl-C ended it.
+
+    `verbose` adds a line of figures.
+    """
+    text, tokens, reused = "", 0, 0
     start = first = perf_counter()
-    for delta in llm.stream(prompt, params):
-        if not tokens:
-            first = perf_counter()
-        tokens += len(delta.token_ids)
-        text += delta.text
-        cached, prompt_tokens = delta.cached_tokens, delta.prompt_tokens
-        write(delta.text)
+    with stop_on_interrupt() as stopped:
+        for delta in llm.stream(prompt, sampling_for(llm, given, len(prompt))):
+            first = first if tokens else perf_counter()
+            tokens += len(delta.token_ids)
+            reused = delta.cached_tokens
+            text += delta.text
+            write(delta.text)
+            if stopped():
+                break
     write("\n")
+    if stopped():
+        return None
     if verbose:
-        seconds = max(perf_counter() - first, 1e-9)
-        rate = f", {(tokens - 1) / seconds:.1f} tokens/s" if tokens > 1 else ""
-        notes().print(
-            f"[dim]{prompt_tokens} prompt tokens, {cached} reused; "
-            f"first token after {first - start:.2f} s; {tokens} tokens{rate}[/]"
-        )
+        notes().print(f"[dim]{_figures(len(prompt), reused, tokens, first - start, perf_counter() - first)}[/]")
     return text
+
+
+def _figures(prompt_tokens: int, reused: int, tokens: int, first: float, rest: float) -> str:
+    speed = f", {(tokens - 1) / rest:.1f} tokens/s" if tokens > 1 and rest > 0 else ""
+    return f"{prompt_tokens:,} prompt tokens, {reused:,} reused; first token after {first:.2f} s; {tokens} tokens{speed}"

@@ -8,10 +8,10 @@ import typer
 
 from tiercel.cli.answer import open_engine, stream_answer
 from tiercel.cli.console import notes, show_error, write
-from tiercel.cli.groups import ENGINE, SAMPLING, Given, sampling_params
+from tiercel.cli.groups import ENGINE, SAMPLING, Given
 from tiercel.cli.options import takes
 from tiercel.config import EngineConfig
-from tiercel.types import InvalidInput, SamplingParams
+from tiercel.types import InvalidInput
 
 if TYPE_CHECKING:
     from tiercel.engine import LLM
@@ -34,7 +34,6 @@ def chat(
 ) -> None:
     interactive = sys.stdin.isatty()
     with open_engine(engine) as llm:
-        params = sampling_params(sampling, llm.generation_defaults)
         if interactive:
             notes().print(f"[dim]{HELP}[/]")
         opening: list[Message] = [{"role": "system", "content": system}] if system else []
@@ -52,7 +51,7 @@ def chat(
                 case text if text.startswith("/"):
                     notes().print(f"unknown command {text.split()[0]}. {HELP}")
                 case text:
-                    messages = _take_turn(llm, [*messages, {"role": "user", "content": text}], params, verbose)
+                    messages = _take_turn(llm, [*messages, {"role": "user", "content": text}], sampling, verbose)
 
 
 def _read_turn(interactive: bool) -> str | None:
@@ -68,15 +67,12 @@ def _read_turn(interactive: bool) -> str | None:
         return None
 
 
-def _take_turn(llm: "LLM", messages: list[Message], params: SamplingParams, verbose: bool) -> list[Message]:
+def _take_turn(llm: "LLM", messages: list[Message], sampling: Given, verbose: bool) -> list[Message]:
     """Answers the last message. Returns the conversation with the answer, or without the message where there is none."""
     try:
-        answer = stream_answer(llm, llm.render_chat(messages), params, verbose=verbose)
-    except KeyboardInterrupt:
-        write("\n")
-        return messages[:-1]
+        answer = stream_answer(llm, llm.encode_chat(messages), sampling, verbose=verbose)
     except InvalidInput as error:
         show_error(error)
         notes().print("[dim]/reset starts afresh[/]")
-        return messages[:-1]
-    return [*messages, {"role": "assistant", "content": answer}]
+        answer = None
+    return messages[:-1] if answer is None else [*messages, {"role": "assistant", "content": answer}]

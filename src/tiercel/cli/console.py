@@ -1,7 +1,7 @@
 """Where the command line writes: answers to standard output, everything else to standard error."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+Waiting = Callable[[str], None]  # changes what is said to be under way
 
 
 def notes() -> "Console":
@@ -25,15 +27,18 @@ def write(text: str) -> None:
 
 
 @contextmanager
-def waiting(text: str) -> Iterator[None]:
-    """Shows that something is under way, with the time it has taken; nothing where standard error is no terminal."""
+def waiting(text: str) -> Iterator[Waiting]:
+    """Shows that something is under way, with the time it has taken; nothing where standard error is no terminal.
+
+    Yields a function that changes the text.
+    """
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = notes()
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        progress.add_task(text, total=None)
-        yield
+        task = progress.add_task(text, total=None)
+        yield lambda description: progress.update(task, description=description)
 
 
 def show_error(error: Exception) -> int:

@@ -1,4 +1,4 @@
-"""The groups of options: engine and server, made from the fields of their settings, and sampling."""
+"""The groups of options: engine, model and server, made from the fields of their settings, and sampling."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -20,8 +20,9 @@ _SHORT = {"model": "-m"}
 _PLACEHOLDERS = {bool: "on|off", int: "N", float: "X"}
 
 
-def settings_group(settings: type[Settings], panel: str) -> Group:
-    """One option per field. Values stay text: the settings' own checks decide, and an option not given is left to them."""
+def settings_group(settings: type[Settings], panel: str, names: tuple[str, ...] = ()) -> Group:
+    """One option per field, or for some of them. Values stay text: the settings' own checks decide, and an option not given
+    is left to them."""
 
     def build(given: dict[str, Any]) -> Settings:
         try:
@@ -30,7 +31,8 @@ def settings_group(settings: type[Settings], panel: str) -> Group:
             first = error.errors()[0]
             raise InvalidInput(str(first["loc"][0]), first["msg"].removeprefix("Value error, ")) from None
 
-    return Group(tuple(_field_option(name, field, panel) for name, field in settings.model_fields.items()), build)
+    fields = {name: field for name, field in settings.model_fields.items() if not names or name in names}
+    return Group(tuple(_field_option(name, field, panel) for name, field in fields.items()), build)
 
 
 def _field_option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
@@ -87,12 +89,8 @@ def _build_sampling(given: dict[str, Any]) -> Given:
     return given
 
 
-def sampling_params(given: Given, generation_defaults: Mapping[str, float]) -> SamplingParams:
-    """What the user gave, over what the model's author recommends, over greedy decoding."""
-    return SamplingParams(**({"max_tokens": 512, "temperature": 0.0} | dict(generation_defaults) | dict(given)))
-
-
 ENGINE = settings_group(EngineConfig, "Engine")
+MODEL = settings_group(EngineConfig, "Engine", ("model",))
 SERVER = settings_group(ServerConfig, "Server")
 SAMPLING = Group(
     tuple(

@@ -1,14 +1,18 @@
 """`tiercel run`: one prompt, one answer, streamed."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tiercel.cli.answer import open_engine, stream_answer
-from tiercel.cli.groups import ENGINE, SAMPLING, Given, sampling_params
+from tiercel.cli.groups import ENGINE, SAMPLING, Given
 from tiercel.cli.options import takes
 from tiercel.config import EngineConfig
+from tiercel.types import InvalidInput
+
+if TYPE_CHECKING:
+    from tiercel.engine import LLM
 
 
 def register(app: typer.Typer, about: str) -> None:
@@ -21,14 +25,24 @@ def run(
     engine: EngineConfig,
     sampling: Given,
     system: Annotated[str | None, typer.Option(help="instructions that stand before the prompt")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="continue the prompt as it is, without the model's chat template")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="continue the text as it is, without the model's chat template")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="say how long it took and what was reused")] = False,
 ) -> None:
     text = sys.stdin.read() if prompt == "-" else prompt
     with open_engine(engine) as llm:
-        if not raw and llm.has_chat_template:
-            messages = [{"role": "user", "content": text}]
-            text = llm.render_chat([{"role": "system", "content": system}, *messages] if system else messages)
-        elif system:
-            text = f"{system}\n\n{text}"
-        stream_answer(llm, text, sampling_params(sampling, llm.generation_defaults), verbose=verbose)
+        if raw or not _speaks_chat(llm):
+            prompt_ids = llm.tokenizer.encode(f"{system}\n\n{text}" if system else text)
+        else:
+            opening = [{"role": "system", "content": system}] if system else []
+            prompt_ids = llm.encode_chat([*opening, {"role": "user", "content": text}])
+        if stream_answer(llm, prompt_ids, sampling, verbose=verbose) is None:
+            raise typer.Exit(130)
+
+
+def _speaks_chat(llm: "LLM") -> bool:
+    """Whether the model brings a chat template: one without it refuses even the simplest conversation."""
+    try:
+        llm.render_chat([{"role": "user", "content": "?"}])
+    except InvalidInput:
+        return False
+    return True

@@ -22,7 +22,7 @@ class ServerConfig(BaseSettings):
     allowed_origins: tuple[str, ...] = Field((), description="web origins whose pages may call the API (CORS)")
     max_queued: int = Field(512, ge=0, description="sequences that may wait beyond those that run; more are refused with 429")
     max_body: Annotated[int, BeforeValidator(parse_size), Field(ge=1)] = Field(
-        32 * 2**20, description="largest request body, e.g. 32MiB"
+        8 * 2**20, description="largest request body, e.g. 8MiB"
     )
     request_timeout: float = Field(1800.0, gt=0, le=10**7, description="seconds after which a request is given up")
     shutdown_timeout: float = Field(10.0, ge=0, le=10**7, description="seconds that running requests get at shutdown")

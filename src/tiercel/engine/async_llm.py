@@ -59,7 +59,8 @@ class AsyncLLM:
             plan = await process.wait_until_ready()
         except BaseException:
             process.kill()
-            await process.stop()
+            await process.end()
+            process.close()
             raise
         return cls(config, checkpoint, plan, process)
 
@@ -129,8 +130,9 @@ class AsyncLLM:
         """Ends the engine process; what is still running gets EngineDead."""
         if self.alive:
             await self._send(Shutdown())
-        await self._process.stop()
+        await self._process.end()
         await self._reader
+        self._process.close()
 
     async def __aenter__(self) -> "AsyncLLM":
         return self
@@ -254,13 +256,16 @@ class EngineProcess:
         if self.alive:
             self._process.kill()
 
-    async def stop(self) -> None:
+    async def end(self) -> None:
         """Waits for the process to end, not for ever."""
         try:
             await asyncio.wait_for(asyncio.shield(self._exited), _SHUTDOWN_SECONDS)
         except TimeoutError:
             self.kill()
             await self._exited
+
+    def close(self) -> None:
+        """Frees sockets and folder, once nobody reads any more."""
         self._context.destroy(linger=0)
         shutil.rmtree(self._folder, ignore_errors=True)
 

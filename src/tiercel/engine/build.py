@@ -1,6 +1,7 @@
 """Puts an engine together from settings: the one place that knows all its parts."""
 
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 from tiercel.config import EngineConfig
@@ -48,7 +49,7 @@ def build_engine(config: EngineConfig, checkpoint: Checkpoint | None = None) -> 
         manager,
         max_model_len=plan.max_model_len,
         eos_token_ids=checkpoint.config.eos_token_ids,
-        grammars=lambda: GrammarCompiler(checkpoint.tokenizer),
+        grammars=cache(lambda: GrammarCompiler(checkpoint.tokenizer, checkpoint.config.vocab_size)),
     )
     return Engine(core, plan, checkpoint)
 
@@ -64,9 +65,11 @@ def layout_groups(config: EngineConfig, checkpoint: Checkpoint) -> list[KVGroup]
 
 def namespace(config: EngineConfig, checkpoint: Checkpoint, ops: Ops) -> Namespace:
     """What the bytes of this engine's blocks depend on besides tokens."""
+    model = checkpoint.config
+    windows = [(spec.layers, spec.window) for spec in kv_groups(model)]
     return Namespace(
         weights=checkpoint.fingerprint,
-        rope=repr(checkpoint.config.rope),
+        network=repr((model.architecture, model.num_heads, model.rms_norm_eps, model.rope, windows)),
         numerics=f"{ops.numerics}/kv-{resolve_kv_dtype(config)}",
         tenant=config.tenant,
     )

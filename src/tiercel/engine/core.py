@@ -58,7 +58,7 @@ class EngineCore:
         )
         self._arrivals += 1
         samples = [first, *first.siblings]
-        if getattr(message.params, "structured", None) is not None:
+        if message.params.structured is not None:
             for sample in samples:
                 sample.matcher = self._grammars().compile(message.params.structured)
         self._samples[message.request_id] = {sample.index: sample for sample in samples}

@@ -33,7 +33,7 @@ class Frontend:
 
     @cached_property
     def grammars(self) -> GrammarCompiler:
-        return GrammarCompiler(self.tokenizer)
+        return GrammarCompiler(self.tokenizer, self._vocab_size)
 
     def render_chat(self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, object]] | None = None) -> str:
         """The prompt text of a conversation. Raises InvalidInput where the template refuses it."""
@@ -94,7 +94,7 @@ class Frontend:
             for token_id in ids:
                 if token_id >= self._vocab_size:
                     raise InvalidInput(name, f"token ids go from 0 to {self._vocab_size - 1}, got {token_id}")
-        if getattr(params, "structured", None) is not None:
+        if params.structured is not None:
             self.grammars.compile(params.structured)
 
 

@@ -1,6 +1,6 @@
 """The engine inline: synchronous, in the caller's process."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -92,7 +92,7 @@ class LLM:
         """Answers a conversation, a list of {"role": ..., "content": ...}."""
         return self.generate([self._frontend.encode_chat(messages, tools)], params)[0]
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Generator[Delta, None, None]:
         """Yields text as it is made. Closing the iterator stops the request."""
         submit = self._frontend.submit(prompt, params or SamplingParams())
         self._start(submit)

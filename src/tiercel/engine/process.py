@@ -100,7 +100,7 @@ def main() -> int:
 
 
 def _exit_with_parent() -> None:
-    while sys.stdin.buffer.read(4096):
+    while os.read(sys.stdin.fileno(), 4096):  # unbuffered: a buffered reader would hold a lock at shutdown
         pass
     os._exit(1)
 

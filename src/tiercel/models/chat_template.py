@@ -74,13 +74,14 @@ def _plain(field: str, values: Sequence[Mapping[str, object]]) -> list[dict[str,
 
 
 def _message(place: int, message: dict[str, object]) -> dict[str, object]:
-    """A checked message, its text parts joined into one text."""
+    """A checked message, its text parts joined into one text. Null stands for a missing key: templates know only the latter."""
+    message = {key: value for key, value in message.items() if value is not None}
     if not isinstance(message.get("role"), str):
         raise InvalidInput("messages", f"messages[{place}] needs a role, such as user")
-    content = message.get("content")
+    content = message.get("content", "")
     if isinstance(content, list):
         return {**message, "content": "\n".join(_part(place, part) for part in content)}
-    if content is not None and not isinstance(content, str):
+    if not isinstance(content, str):
         raise InvalidInput("messages", f"messages[{place}].content must be a text or a list of text parts")
     return message
 

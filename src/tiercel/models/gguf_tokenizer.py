@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from tiercel.models.fields import Fields
 from tiercel.models.gguf import GGUFFile
 from tiercel.models.gguf_config import end_tokens
-from tiercel.models.tokenizer import Tokenizer, frame_with
+from tiercel.models.tokenizer import Tokenizer
 from tiercel.types import CheckpointError
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # token types
@@ -78,9 +78,10 @@ def read_tokenizer(file: GGUFFile) -> Tokenizer:
     bos, eos = (_token_id(fields, f"tokenizer.ggml.{role}_token_id", len(tokens)) for role in ("bos", "eos"))
     first = bos if fields.boolean("tokenizer.ggml.add_bos_token", bos_by_default) else None
     last = eos if fields.boolean("tokenizer.ggml.add_eos_token", False) else None
-    frame_with(backend, first, last)
+    _frame_with(backend, first, last)
     return Tokenizer(
         backend,
+        vocab_size=len(tokens),
         bos_token_id=bos,
         eos_token_ids=end_tokens(fields, len(tokens)),
         special_tokens=_special_tokens(fields, tokens),
@@ -158,6 +159,19 @@ def _add_whole_tokens(backend: Backend, tokens: list[str], types: list[int]) -> 
     plain = [token for token, kind in whole if kind == _USER_DEFINED]
     backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
     backend.add_tokens([AddedToken(token, normalized=False) for token in plain])
+
+
+def _frame_with(backend: Backend, first: int | None, last: int | None) -> None:
+    """Makes `add_special_tokens` put these ids, where given, before and after a text."""
+    frame = {"first": first, "last": last}
+    backend.post_processor = processors.TemplateProcessing(
+        single=[*(["first"] if first is not None else []), "$A", *(["last"] if last is not None else [])],
+        special_tokens=[
+            {"id": name, "ids": [token_id], "tokens": [backend.id_to_token(token_id) or name]}
+            for name, token_id in frame.items()
+            if token_id is not None
+        ],
+    )
 
 
 def _special_tokens(fields: Fields, tokens: list[str]) -> dict[str, str]:

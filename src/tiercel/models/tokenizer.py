@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tokenizers
-from tokenizers import processors
 
 from tiercel.models.fields import Fields, read_fields
 from tiercel.types import CheckpointError
@@ -19,7 +18,7 @@ class Tokenizer:
     """Two families are known: byte-level BPE (GPT-2's alphabet of 256 printable characters stands for bytes), and
     SentencePiece-style BPE (`▁` stands for a space, `<0xNN>` for a byte).
 
-    vocab_size: one more than the highest token id.
+    vocab_size: one more than the highest token id; counted from the library's tokens if not given.
     special_tokens: texts by role ("bos_token", "eos_token", ...), as chat templates refer to them.
     """
 
@@ -27,6 +26,7 @@ class Tokenizer:
         self,
         backend: tokenizers.Tokenizer,
         *,
+        vocab_size: int | None = None,
         bos_token_id: int | None = None,
         eos_token_ids: tuple[int, ...] = (),
         special_tokens: Mapping[str, str] | None = None,
@@ -38,7 +38,7 @@ class Tokenizer:
         self._added = backend.get_added_tokens_decoder()
         self._byte_level = _is_byte_level(backend)
         self._bytes: dict[int, bytes] = {}
-        self.vocab_size = max(backend.get_vocab_size(), 1 + max(self._added, default=-1))
+        self.vocab_size = vocab_size or max(backend.get_vocab_size(), 1 + max(self._added, default=-1))
         self.bos_token_id = bos_token_id
         self.eos_token_ids = eos_token_ids
         self.special_tokens = dict(special_tokens or {})
@@ -97,8 +97,9 @@ class Tokenizer:
 
 
 def read_tokenizer(directory: Path, eos_token_ids: tuple[int, ...] = ()) -> Tokenizer:
-    """The tokenizer of a Hugging Face model directory: `tokenizer.json`, `tokenizer_config.json`.
+    """The tokenizer of a Hugging Face model directory: `tokenizer.json`, and `tokenizer_config.json` for special tokens' roles.
 
+    Whether texts begin with a begin-of-text token is written in the former; `add_bos_token` in the latter has no say.
     eos_token_ids: end tokens that the model's settings name; the tokenizer's own is added to them: of fine-tuned models
     often the only one that ends a turn. Raises CheckpointError.
     """
@@ -116,10 +117,6 @@ def read_tokenizer(directory: Path, eos_token_ids: tuple[int, ...] = ()) -> Toke
     special_tokens = {role: text for role in _SPECIAL_NAMES if (text := _special_text(settings, role)) is not None}
     ids = {role: backend.token_to_id(text) for role, text in special_tokens.items()}
     bos, eos = ids.get("bos_token"), ids.get("eos_token")
-    if "add_bos_token" in settings or "add_eos_token" in settings:
-        first = bos if settings.boolean("add_bos_token", False) else None
-        last = eos if settings.boolean("add_eos_token", False) else None
-        frame_with(backend, first, last)
     ends = dict.fromkeys(token_id for token_id in (*eos_token_ids, eos) if token_id is not None)
     return Tokenizer(backend, bos_token_id=bos, eos_token_ids=tuple(ends), special_tokens=special_tokens)
 
@@ -137,19 +134,6 @@ def read_chat_template(directory: Path) -> str | None:
         named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
         template = named[0].get("template") if named else None
     return template if isinstance(template, str) else None
-
-
-def frame_with(backend: tokenizers.Tokenizer, first: int | None, last: int | None) -> None:
-    """Makes `add_special_tokens` put these ids, where given, before and after a text."""
-    frame = {"first": first, "last": last}
-    backend.post_processor = processors.TemplateProcessing(
-        single=[*(["first"] if first is not None else []), "$A", *(["last"] if last is not None else [])],
-        special_tokens=[
-            {"id": name, "ids": [token_id], "tokens": [backend.id_to_token(token_id) or name]}
-            for name, token_id in frame.items()
-            if token_id is not None
-        ],
-    )
 
 
 def _special_text(settings: Fields, role: str) -> str | None:

@@ -1,5 +1,6 @@
 """The HTTP application: which path does what."""
 
+import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
 
 from tiercel.config.server import ServerConfig
 from tiercel.engine.async_llm import AsyncLLM
@@ -26,6 +28,8 @@ from tiercel.server.middleware import Observe
 from tiercel.server.protocol import ChatRequest, CompletionRequest
 from tiercel.telemetry import ServerMetrics
 from tiercel.types import EngineDead, InvalidInput
+
+_STATS_SECONDS = 10.0  # an engine answers between two steps; one that takes longer is as good as dead
 
 
 def create_app(llm: AsyncLLM, config: ServerConfig) -> FastAPI:
@@ -98,11 +102,12 @@ def _operating_routes(services: Services) -> APIRouter:
         services.admission.check_open()
         return _json(Health("ok"))
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
         try:
-            metrics.engine.stats = await llm.stats()
-        except EngineDead:
+            async with asyncio.timeout(_STATS_SECONDS):
+                metrics.engine.stats = await llm.stats()
+        except (EngineDead, TimeoutError):
             metrics.engine.stats = None
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 

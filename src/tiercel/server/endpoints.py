@@ -12,7 +12,7 @@ from tiercel.server.completions import CompletionAnswer
 from tiercel.server.errors import ApiError, invalid
 from tiercel.server.generation import GenerationResponse, Services, Work
 from tiercel.server.protocol import ChatRequest, CompletionRequest, GenerationRequest
-from tiercel.server.translate import chat_messages, chat_names, chat_params, chat_tools, completion_params, renamed
+from tiercel.server.translate import chat_messages, chat_params, chat_tools, completion_params, field_names, renamed
 
 
 async def complete(services: Services, request: CompletionRequest, request_id: str) -> GenerationResponse:
@@ -29,7 +29,7 @@ async def complete(services: Services, request: CompletionRequest, request_id: s
         logprobs=params.logprobs is not None,
         include_usage=include_usage,
     )
-    work = Work(request_id, prompts, params, request.priority or 0)
+    work = Work(request_id, prompts, params, request.priority or 0, field_names(request))
     return GenerationResponse(services, work, answer, stream=bool(request.stream))
 
 
@@ -38,7 +38,7 @@ async def chat(services: Services, request: ChatRequest, request_id: str) -> Gen
     llm = services.llm
     include_usage = _check(llm, request)
     params = chat_params(request, llm.generation_defaults)
-    names = chat_names(request)
+    names = field_names(request)
     with renamed(names):
         prompt = await asyncio.to_thread(llm.encode_chat, chat_messages(request), chat_tools(request))
     answer = ChatAnswer(

@@ -3,6 +3,7 @@
 from time import perf_counter
 from uuid import uuid4
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tiercel.server.errors import internal_error
@@ -38,6 +39,8 @@ class Observe:
 
         try:
             await self._app(scope, receive, observed)
+        except ClientDisconnect:  # in the middle of its own request
+            pass
         except Exception:
             log.exception("unexpected error", path=scope["path"], request_id=request_id)
             if status == _NO_ANSWER:

@@ -5,9 +5,9 @@ Fields after the line "extensions" are ours; the others are OpenAI's. Unknown fi
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
-JsonObject = dict[str, JsonValue]
+JsonObject = dict[str, object]
 
 
 class RequestPart(BaseModel):

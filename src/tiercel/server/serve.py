@@ -17,6 +17,7 @@ from tiercel.types import InvalidInput
 
 log = get_logger("tiercel.server")
 
+_BACKLOG = 2048  # connections that may wait to be accepted
 _LAST_WORDS = 2.0  # seconds for error answers to leave before connections are cut
 
 
@@ -55,6 +56,7 @@ async def run_http(llm: AsyncLLM, config: ServerConfig, listener: socket.socket)
             access_log=False,
             lifespan="off",
             ws="none",
+            backlog=_BACKLOG,
             server_header=False,
             timeout_keep_alive=65,  # longer than clients keep their pooled connections, so that none sends into a closing one
             timeout_graceful_shutdown=int(config.shutdown_timeout + _LAST_WORDS) + 1,
@@ -74,6 +76,7 @@ async def run_http(llm: AsyncLLM, config: ServerConfig, listener: socket.socket)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
+    listener.listen(_BACKLOG)
     host, port = listener.getsockname()[:2]
     log.info("ready", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", model=llm.model_name)
     await server.serve(sockets=[listener])

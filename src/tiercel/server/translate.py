@@ -7,8 +7,16 @@ from typing import Any
 import msgspec
 
 from tiercel.server.errors import invalid
-from tiercel.server.protocol import ChatRequest, CompletionRequest, GenerationRequest, Message, ToolCall
-from tiercel.types import InvalidInput, SamplingParams
+from tiercel.server.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    GenerationRequest,
+    Message,
+    ResponseFormat,
+    StructuredOutputs,
+    ToolCall,
+)
+from tiercel.types import InvalidInput, SamplingParams, StructuredOutput
 
 # Fields that carry over under their own name, where the client set them.
 _SAME = {
@@ -32,13 +40,25 @@ _SAME = {
 _RECOMMENDED = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "repetition_penalty": float}
 
 
+# The parts of a StructuredOutput under the names that clients give them.
+_STRUCTURED_OUTPUTS = {
+    "structured": "structured_outputs",
+    "structured.json_schema": "structured_outputs.json",
+    "structured.regex": "structured_outputs.regex",
+    "structured.grammar": "structured_outputs.grammar",
+    "structured.choice": "structured_outputs.choice",
+}
+_RESPONSE_FORMAT = {"structured": "response_format", "structured.json_schema": "response_format.json_schema.schema"}
+
+
 def completion_params(request: CompletionRequest, recommended: Mapping[str, float]) -> SamplingParams:
     """Sampling of a completion. Raises InvalidInput or ApiError naming the field."""
     if request.suffix is not None:
         raise invalid("suffix", "filling in the middle is not supported", "unsupported_parameter")
     if request.echo and request.logprobs is not None:
         raise invalid("echo", "log probabilities of the prompt are not computed: ask for echo or for logprobs")
-    return SamplingParams(**_settings(request, recommended), logprobs=request.logprobs)
+    with renamed(field_names(request)):
+        return SamplingParams(**_settings(request, recommended), logprobs=request.logprobs)
 
 
 def chat_params(request: ChatRequest, recommended: Mapping[str, float]) -> SamplingParams:
@@ -46,19 +66,27 @@ def chat_params(request: ChatRequest, recommended: Mapping[str, float]) -> Sampl
     if request.top_logprobs is not None and not request.logprobs:
         raise invalid("top_logprobs", "needs logprobs: true")
     settings: dict[str, Any] = {"max_tokens": None}  # a chat's answer may fill the context
-    settings |= _settings(request, recommended)
-    if request.max_completion_tokens is not None:
-        settings["max_tokens"] = request.max_completion_tokens
-    logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    with renamed(chat_names(request)):
-        return SamplingParams(**settings, logprobs=logprobs)
+    with renamed(field_names(request)):
+        settings |= _settings(request, recommended)
+        if request.max_completion_tokens is not None:
+            settings["max_tokens"] = request.max_completion_tokens
+        if request.response_format is not None:
+            if request.structured_outputs is not None:
+                raise invalid("structured_outputs", "cannot be combined with response_format")
+            settings["structured"] = _response_format(request.response_format)
+        settings["logprobs"] = (request.top_logprobs or 0) if request.logprobs else None
+        return SamplingParams(**settings)
 
 
-def chat_names(request: ChatRequest) -> dict[str, str]:
-    """What the engine's fields are called in a chat request, where the names differ."""
-    names = {"prompt": "messages", "logprobs": "top_logprobs"}
-    if request.max_completion_tokens is not None:
-        names["max_tokens"] = "max_completion_tokens"
+def field_names(request: GenerationRequest) -> dict[str, str]:
+    """What the engine's fields are called in this request, where the names differ."""
+    names = dict(_STRUCTURED_OUTPUTS)
+    if isinstance(request, ChatRequest):
+        names |= {"prompt": "messages", "logprobs": "top_logprobs"}
+        if request.max_completion_tokens is not None:
+            names["max_tokens"] = "max_completion_tokens"
+        if request.response_format is not None:
+            names |= _RESPONSE_FORMAT
     return names
 
 
@@ -90,7 +118,24 @@ def _settings(request: GenerationRequest, recommended: Mapping[str, float]) -> d
             settings.setdefault(name, convert(recommended[name]))
     settings["stop"] = tuple(request.stop or ())
     settings["stop_token_ids"] = tuple(request.stop_token_ids or ())
+    if request.structured_outputs is not None:
+        settings["structured"] = _structured_output(request.structured_outputs)
     return settings
+
+
+def _structured_output(asked: StructuredOutputs) -> StructuredOutput:
+    choice = None if asked.choice is None else tuple(asked.choice)
+    return StructuredOutput(json_schema=asked.json_, regex=asked.regex, grammar=asked.grammar, choice=choice)
+
+
+def _response_format(asked: ResponseFormat) -> StructuredOutput | None:
+    if asked.type == "text":
+        return None
+    if asked.type == "json_object":
+        return StructuredOutput(json_object=True)
+    if asked.json_schema is None or asked.json_schema.schema_ is None:
+        raise invalid("response_format.json_schema.schema", "is missing", "missing_required_parameter")
+    return StructuredOutput(json_schema=asked.json_schema.schema_)
 
 
 def _template_message(index: int, message: Message) -> dict[str, object]:

@@ -30,13 +30,13 @@ _ENGINE_COUNTERS = {
 
 
 class EngineCollector(Collector):
-    """Shows the engine's own counts, taken from the last `EngineStats` handed in; None = the engine is dead."""
+    """Shows the engine's own counts, taken from the last `EngineStats` handed in; None = the engine did not answer."""
 
     def __init__(self) -> None:
         self.stats: object | None = None
 
     def collect(self) -> Iterable[Metric]:
-        yield GaugeMetricFamily("tiercel_engine_up", "1 while the engine process lives.", value=self.stats is not None)
+        yield GaugeMetricFamily("tiercel_engine_up", "1 while the engine answers.", value=self.stats is not None)
         if self.stats is None:
             return
         for name, text in _ENGINE_GAUGES.items():

@@ -6,6 +6,7 @@ from tiercel.types.layout import BLOCK_TOKENS, KVFormat, KVGroup, KVLayout, Segm
 from tiercel.types.model import KVGroupSpec, ModelConfig, RopeConfig
 from tiercel.types.sampling import SamplingParams
 from tiercel.types.step import AttentionBatch, SamplingBatch, StepInput, StepOutput
+from tiercel.types.structured import StructuredOutput
 from tiercel.types.weight import FORMATS, Weight, WeightFormat
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Segment",
     "StepInput",
     "StepOutput",
+    "StructuredOutput",
     "TiercelError",
     "Weight",
     "WeightFormat",

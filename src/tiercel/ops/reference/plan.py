@@ -25,10 +25,10 @@ Bool = npt.NDArray[np.bool_]
 
 TILE = 256  # keys whose products are summed in one piece
 _NO_WINDOW = 1 << 62
-_MOST_ROWS = 128  # rows of a request in one row tile
+_MOST_ROWS = 128  # of a request in one row tile
 _FEW_ROWS = 16  # requests with at most so many rows share bundles
-_SCORES = 1 << 22  # scores of a row tile: 16 MiB, so that they are still in the cache when they are read again
-_GATHERED = 1 << 21  # key and value numbers of a bundle of several requests: 8 MiB, for the same reason
+_SCORES = 1 << 23  # of a row tile, unless it has 16 rows: 32 MiB
+_GATHERED = 1 << 21  # numbers that a bundle of several requests gathers: 8 MiB, so that they are read from the cache
 
 
 class Reach(NamedTuple):
@@ -150,12 +150,13 @@ class _Planner:
         )
 
     def _row_tiles(self, requests: Int64, keys: Int64, absent: Bool) -> Iterator[RowTile]:
-        """Cuts the requests' rows so that the scores of a row tile stay in the cache."""
-        most = _SCORES // (self._heads * keys.size) // ROW_MULTIPLE * ROW_MULTIPLE
-        most = min(max(most, ROW_MULTIPLE), _MOST_ROWS)
+        """Cuts the requests' rows into tiles, smaller ones where the context is long."""
+        size = _MOST_ROWS
+        while size > ROW_MULTIPLE and size * self._heads * keys.size > _SCORES:
+            size //= 2
         starts, count = self._starts[requests], int(self._counts[requests[0]])
-        for start in range(0, count, most):
-            yield self._row_tile(starts + start, min(most, count - start), keys, absent)
+        for start in range(0, count, size):
+            yield self._row_tile(starts + start, min(size, count - start), keys, absent)
 
     def _row_tile(self, starts: Int64, count: int, keys: Int64, absent: Bool) -> RowTile:
         """The `count` rows from `starts` [n] on, against keys at positions [n, keys]."""

@@ -1,0 +1,35 @@
+"""Hugging Face transformers, in float32, on the same weight values and threads."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
+
+from tiercel.bench.measure import Timing
+
+
+class TransformersPeer:
+    """One model, greedy, one request at a time; the attention implementation is transformers' default."""
+
+    name = "transformers"
+
+    def __init__(self, path: Path, threads: int) -> None:
+        """path: a `.gguf` file, whose weights transformers dequantises to float32, or a directory with safetensors."""
+        torch.set_num_threads(threads)
+        disable_progress_bar()  # type: ignore[no-untyped-call]
+        directory, file = (path.parent, path.name) if path.suffix == ".gguf" else (path, None)
+        self._model = AutoModelForCausalLM.from_pretrained(directory, gguf_file=file, dtype=torch.float32)
+
+    @torch.inference_mode()
+    def generate(self, prompt: Sequence[int], num_tokens: int) -> Timing:
+        start = perf_counter()
+        out = self._model(torch.tensor([prompt]), use_cache=True, logits_to_keep=1)
+        token = out.logits[:, -1:].argmax(-1)
+        first = perf_counter()
+        for _ in range(num_tokens - 1):
+            out = self._model(token, past_key_values=out.past_key_values, use_cache=True)
+            token = out.logits[:, -1:].argmax(-1)
+        return Timing.of(first - start, perf_counter() - first, num_tokens)

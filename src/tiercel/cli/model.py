@@ -1,0 +1,87 @@
+"""`tiercel model info`: what a model's files say."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from math import prod
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tiercel.cli.groups import MODEL
+from tiercel.cli.options import takes
+from tiercel.cli.report import facts
+from tiercel.config import EngineConfig, format_size
+
+if TYPE_CHECKING:
+    from tiercel.models import Checkpoint
+    from tiercel.types import ModelConfig
+
+
+def register(app: typer.Typer, about: str) -> None:
+    models = typer.Typer(help=about, no_args_is_help=True)
+    models.callback()(_group)
+    models.command("info")(info)
+    app.add_typer(models, name="model")
+
+
+def _group() -> None:
+    """Keeps `info` a command of its own while it is the only one."""
+
+
+@takes(config=MODEL)
+def info(
+    config: EngineConfig,
+    as_json: Annotated[bool, typer.Option("--json", help="as one JSON object")] = False,
+) -> None:
+    """Architecture, sizes, weight formats, fingerprint."""
+    from tiercel.models import open_checkpoint, resolve_model
+
+    rows = _describe(open_checkpoint(resolve_model(config.model)))
+    if as_json:
+        typer.echo(json.dumps(rows))
+    else:
+        facts(f"model {config.model}", rows)
+
+
+def _describe(checkpoint: "Checkpoint") -> dict[str, str]:
+    from tiercel.models import kv_groups
+    from tiercel.types import KVLayout
+
+    config = checkpoint.config
+    weights = checkpoint.weights.values()
+    layouts = [KVLayout(group.layers, config.num_kv_heads, config.head_dim) for group in kv_groups(config)]
+    formats = Counter[str]()
+    for weight in weights:
+        formats[weight.format.name] += prod(weight.shape)
+    return {
+        "name": checkpoint.name,
+        "path": str(checkpoint.path),
+        "architecture": config.architecture,
+        "parameters": f"{sum(formats.values()):,}",
+        "layers": f"{config.num_layers} of {config.hidden_size} channels, MLP {config.intermediate_size}",
+        "attention": _attention(config),
+        "context": f"{config.max_position:,} tokens; {_rope(config)}",
+        "vocabulary": f"{config.vocab_size:,} tokens, end of text {', '.join(map(str, config.eos_token_ids)) or 'none'}",
+        "weights": f"{format_size(sum(w.data.nbytes for w in weights))} in the file; {_shares(formats)}",
+        "KV": f"{format_size(sum(layout.token_bytes for layout in layouts))} per token at float32",
+        "chat template": "yes" if checkpoint.chat_template else "no",
+        "sampling defaults": ", ".join(f"{k} {v:g}" for k, v in checkpoint.generation_defaults.items()) or "none",
+        "fingerprint": checkpoint.fingerprint,
+    }
+
+
+def _attention(config: "ModelConfig") -> str:
+    window = f"; window of {config.sliding_window:,} in {len(config.windowed_layers)} layers" if config.windowed_layers else ""
+    return f"{config.num_heads} query heads, {config.num_kv_heads} KV heads of {config.head_dim}{window}"
+
+
+def _rope(config: "ModelConfig") -> str:
+    rope = config.rope
+    return f"rope base {rope.theta:g}" + ("" if rope.scaling == "none" else f", {rope.scaling} x {rope.factor:g}")
+
+
+def _shares(formats: Mapping[str, int]) -> str:
+    """{"Q4_1": 134, "F32": 1} -> "Q4_1 99 %, F32 1 %" """
+    total = sum(formats.values())
+    return ", ".join(f"{name} {100 * count / total:.3g} %" for name, count in sorted(formats.items(), key=lambda f: -f[1]))
