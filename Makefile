@@ -20,7 +20,7 @@ help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 demo: $(VENV)/.demo ## install the engine and a small model, then watch the KV cache at work
-	@$(PYTHON) -m tiercel.cli.demo
+	@$(VENV)/bin/tiercel demo
 
 test: $(VENV)/.test ## all tests
 	@$(PYTHON) -m pytest $(PYTEST_ARGS)

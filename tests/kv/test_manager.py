@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tiercel.kv import KVCacheManager
 from tiercel.models.null import null_groups
@@ -223,6 +223,9 @@ class RandomUse(RuleBasedStateMachine):
         self.count = 0
 
     @rule(seed=st.integers(0, 2), length=st.integers(1, 5 * B), branch=st.integers(0, 5 * B))
+    def arrive(self, seed, length, branch):
+        self.admit(seed, length, branch)
+
     def admit(self, seed, length, branch):
         length = min(length, self.capacity)
         tokens = [seed * 1000 + i if i < branch else 7000 + i for i in range(length)]
@@ -233,10 +236,15 @@ class RandomUse(RuleBasedStateMachine):
         assert computed < length
         self.requests[name] = [tokens, computed]
 
-    @precondition(lambda self: self.requests)
+    def any_request(self, data):
+        """One of the running requests; a new one where none runs."""
+        if not self.requests:
+            self.admit(seed=0, length=data.draw(st.integers(1, 5 * B)), branch=2 * B)
+        return data.draw(st.sampled_from(sorted(self.requests)))
+
     @rule(data=st.data(), extra=st.integers(0, 90))
     def compute(self, data, extra):
-        name = data.draw(st.sampled_from(sorted(self.requests)))
+        name = self.any_request(data)
         tokens, computed = self.requests[name]
         if computed == len(tokens):
             tokens.append(len(tokens) * 3 + hash(name) % 50)
@@ -253,10 +261,9 @@ class RandomUse(RuleBasedStateMachine):
         self.requests[name][1] = end
         self.manager.seal(name, tokens, end)
 
-    @precondition(lambda self: self.requests)
     @rule(data=st.data())
     def fork(self, data):
-        name = data.draw(st.sampled_from(sorted(self.requests)))
+        name = self.any_request(data)
         tokens, computed = self.requests[name]
         if computed < len(tokens):
             return
@@ -265,10 +272,9 @@ class RandomUse(RuleBasedStateMachine):
         self.manager.fork(name, child)
         self.requests[child] = [list(tokens), computed]
 
-    @precondition(lambda self: self.requests)
     @rule(data=st.data())
     def release(self, data):
-        name = data.draw(st.sampled_from(sorted(self.requests)))
+        name = self.any_request(data)
         self.manager.release(name)
         del self.requests[name]
 
@@ -297,4 +303,4 @@ class RandomUse(RuleBasedStateMachine):
 
 
 TestRandomUse = RandomUse.TestCase
-TestRandomUse.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRandomUse.settings = settings(max_examples=100, stateful_step_count=50)

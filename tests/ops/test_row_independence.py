@@ -73,8 +73,9 @@ def test_vocabulary(shape: tuple[int, int], threads: int) -> None:
 
 @pytest.mark.parametrize("width", [16, 20, 33, 64, 96, 576, 1536, 4864])
 def test_elementwise(width: int, threads: int) -> None:
-    """On halves of wider rows, as `split` leaves them."""
+    """On whole rows, and on halves of wider rows as `split` leaves them."""
     x, norm = random(ROWS, 2 * width), pack(width)
+    assert_independent(lambda x: OPS.silu_mul(Handle(3 * x), Handle(x)), random(ROWS, width))
     assert_independent(lambda x: OPS.silu_mul(*OPS.split(Handle(3 * x), (width, width))), x)
     assert_independent(lambda x: OPS.rms_norm(OPS.split(Handle(x), (width, width))[1], norm, 1e-5), x)
     assert_independent(lambda x: OPS.add(*OPS.split(Handle(x), (width, width))), x)

@@ -9,7 +9,7 @@ from tests.server.process import ServerProcess, running_server
 SMALL = ("--max-model-len", "1024", "--kv-memory", "512MiB", "--threads", "1")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server() -> Iterator[ServerProcess]:
     """Serves the default model. Ends cleanly on SIGTERM, or the last test fails."""
     with running_server(*SMALL) as server:

@@ -83,19 +83,20 @@ def test_chat_events_name_the_role_first_and_the_end_last():
 
 
 def test_many_prompts_and_samples_keep_their_order():
-    llm = FakeLLM()
-    with serving(llm) as url:
-        body = {"prompt": ["one", [84, 119, 111]], "n": 2, "max_tokens": 1, "echo": True}
+    with serving(FakeLLM()) as url:
+        body = {"prompt": ["one", [84, 119, 111]], "n": 2, "max_tokens": 2, "echo": True}
         whole = httpx.post(f"{url}/v1/completions", json=body).json()
         chunks = events(httpx.post(f"{url}/v1/completions", json=body | {"stream": True}))
-    expected = ["oneha ", "oneha ", "Twoha ", "Twoha "]
+    expected = ["oneha ha ", "oneha ha ", "Twoha ha ", "Twoha ha "]
     assert [c["text"] for c in whole["choices"]] == expected
     assert [c["index"] for c in whole["choices"]] == [0, 1, 2, 3]
     assert whole["usage"]["prompt_tokens"] == 6
-    assert whole["usage"]["completion_tokens"] == 4
+    assert whole["usage"]["completion_tokens"] == 8
     assert whole["usage"]["prompt_tokens_details"]["cached_tokens"] == 2
-    streamed = {choice["index"]: choice["text"] for c in chunks for choice in c["choices"]}
-    assert [streamed[index] for index in range(4)] == expected
+    streamed = [""] * 4
+    for choice in (choice for chunk in chunks for choice in chunk["choices"]):
+        streamed[choice["index"]] += choice["text"]
+    assert streamed == expected
 
 
 def test_an_error_in_one_prompt_ends_the_others():

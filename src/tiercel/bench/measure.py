@@ -12,15 +12,17 @@ from tiercel.types import SamplingParams
 Say = Callable[[str], None]  # told what is under way
 
 
-class Timing(NamedTuple):
-    """Seconds to the first token (TTFT), and seconds for each later one (TPOT; 0 where there was none)."""
+class Generation(NamedTuple):
+    """One request's tokens, and when they came. first: seconds to the first token (TTFT); rest: seconds for the others."""
 
+    token_ids: list[int]
     first: float
-    per_token: float
+    rest: float
 
-    @classmethod
-    def of(cls, first: float, rest: float, num_tokens: int) -> "Timing":
-        return cls(first, rest / (num_tokens - 1) if num_tokens > 1 else 0.0)
+    @property
+    def per_token(self) -> float:
+        """Seconds for each token after the first (TPOT); 0 where there was none."""
+        return self.rest / (len(self.token_ids) - 1) if len(self.token_ids) > 1 else 0.0
 
 
 class Subject(Protocol):
@@ -28,7 +30,7 @@ class Subject(Protocol):
 
     name: str
 
-    def generate(self, prompt: Sequence[int], num_tokens: int) -> Timing:
+    def generate(self, prompt: Sequence[int], num_tokens: int) -> Generation:
         """Generates exactly `num_tokens` tokens greedily, alone."""
 
 
@@ -40,10 +42,14 @@ class TiercelSubject:
     def __init__(self, llm: LLM) -> None:
         self._llm = llm
 
-    def generate(self, prompt: Sequence[int], num_tokens: int) -> Timing:
+    def generate(self, prompt: Sequence[int], num_tokens: int) -> Generation:
         start = perf_counter()
-        times = [perf_counter() for _ in self._llm.stream(prompt, fixed_length(num_tokens))]
-        return Timing.of(times[0] - start, times[-1] - times[0], num_tokens)
+        deltas = self._llm.stream(prompt, fixed_length(num_tokens))
+        token_ids = list(next(deltas).token_ids)
+        first = perf_counter()
+        for delta in deltas:
+            token_ids += delta.token_ids
+        return Generation(token_ids, first - start, perf_counter() - first)
 
 
 @dataclass(frozen=True)

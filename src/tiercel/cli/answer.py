@@ -3,9 +3,10 @@
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import chain
 from time import perf_counter
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tiercel.cli.console import notes, waiting, write
 from tiercel.cli.groups import Given
@@ -16,6 +17,28 @@ if TYPE_CHECKING:
     from tiercel.engine import LLM
 
 MAX_TOKENS = 512  # of an answer, unless the user says otherwise
+
+
+class Answer(NamedTuple):
+    """A whole answer. first: seconds to its first token; rest: seconds for the others."""
+
+    text: str
+    num_tokens: int
+    prompt_tokens: int
+    reused_tokens: int
+    first: float
+    rest: float
+
+    @property
+    def speed(self) -> float:
+        """Tokens per second after the first; 0 where there was none."""
+        return (self.num_tokens - 1) / self.rest if self.num_tokens > 1 and self.rest > 0 else 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.prompt_tokens:,} prompt tokens, {self.reused_tokens:,} reused; first token after {self.first:.2f} s; "
+            f"{self.num_tokens} tokens, {self.speed:.1f} per second"
+        )
 
 
 @contextmanager
@@ -55,30 +78,24 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def stream_answer(llm: "LLM", prompt: Sequence[int], given: Given, *, verbose: bool = False) -> str | None:
-    """Writes the answer to standard output while it is generated. Returns it; None where Ctrl-C ended it.
-
-    `verbose` adds a line of figures.
-    """
-    text, tokens, reused = "", 0, 0
-    start = first = perf_counter()
+def stream_answer(llm: "LLM", prompt: Sequence[int], given: Given) -> Answer | None:
+    """Writes the answer to standard output while it is generated. Returns it; None where Ctrl-C ended it."""
+    params = sampling_for(llm, given, len(prompt))
+    pieces, num_tokens, reused = [], 0, 0
+    start = perf_counter()
     with stop_on_interrupt() as stopped:
-        for delta in llm.stream(prompt, sampling_for(llm, given, len(prompt))):
-            first = first if tokens else perf_counter()
-            tokens += len(delta.token_ids)
+        deltas = llm.stream(prompt, params)
+        with waiting(f"reading {len(prompt):,} tokens"):
+            opening = next(deltas)
+        first = perf_counter()
+        for delta in chain([opening], deltas):
+            pieces.append(delta.text)
+            num_tokens += len(delta.token_ids)
             reused = delta.cached_tokens
-            text += delta.text
             write(delta.text)
             if stopped():
                 break
     write("\n")
     if stopped():
         return None
-    if verbose:
-        notes().print(f"[dim]{_figures(len(prompt), reused, tokens, first - start, perf_counter() - first)}[/]")
-    return text
-
-
-def _figures(prompt_tokens: int, reused: int, tokens: int, first: float, rest: float) -> str:
-    speed = f", {(tokens - 1) / rest:.1f} tokens/s" if tokens > 1 and rest > 0 else ""
-    return f"{prompt_tokens:,} prompt tokens, {reused:,} reused; first token after {first:.2f} s; {tokens} tokens{speed}"
+    return Answer("".join(pieces), num_tokens, len(prompt), reused, first - start, perf_counter() - first)

@@ -58,8 +58,8 @@ def latency(
         limits = MachineLimits.measure()
         subjects = [TiercelSubject(llm), *_peers(peer, llm, say)]
         workload = Workload(llm.tokenizer.vocab_size, seed)
-        timings = measure_latency(subjects, lengths, output_tokens, runs, workload, say)
-        rows = latency_rows(timings, open_checkpoint(resolve_model(engine.model)).config, limits)
+        results = measure_latency(subjects, lengths, output_tokens, runs, workload, say)
+        rows = latency_rows(results, open_checkpoint(resolve_model(engine.model)).config, limits)
     machine = {"machine GFLOP/s": round(limits.flops / 1e9), "machine GB/s": round(limits.bandwidth / 1e9, 1)}
     _report("latency", llm, {"latency": rows}, runs, json, machine)
 

@@ -70,9 +70,13 @@ def _read_turn(interactive: bool) -> str | None:
 def _take_turn(llm: "LLM", messages: list[Message], sampling: Given, verbose: bool) -> list[Message]:
     """Answers the last message. Returns the conversation with the answer, or without the message where there is none."""
     try:
-        answer = stream_answer(llm, llm.encode_chat(messages), sampling, verbose=verbose)
+        answer = stream_answer(llm, llm.encode_chat(messages), sampling)
     except InvalidInput as error:
         show_error(error)
         notes().print("[dim]/reset starts afresh[/]")
         answer = None
-    return messages[:-1] if answer is None else [*messages, {"role": "assistant", "content": answer}]
+    if answer is None:
+        return messages[:-1]
+    if verbose:
+        notes().print(f"[dim]{answer}[/]")
+    return [*messages, {"role": "assistant", "content": answer.text}]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tiercel.cli.answer import open_engine, stream_answer
+from tiercel.cli.console import notes
 from tiercel.cli.groups import ENGINE, SAMPLING, Given
 from tiercel.cli.options import takes
 from tiercel.config import EngineConfig
@@ -35,8 +36,11 @@ def run(
         else:
             opening = [{"role": "system", "content": system}] if system else []
             prompt_ids = llm.encode_chat([*opening, {"role": "user", "content": text}])
-        if stream_answer(llm, prompt_ids, sampling, verbose=verbose) is None:
-            raise typer.Exit(130)
+        answer = stream_answer(llm, prompt_ids, sampling)
+    if answer is None:
+        raise typer.Exit(130)
+    if verbose:
+        notes().print(f"[dim]{answer}[/]")
 
 
 def _speaks_chat(llm: "LLM") -> bool:

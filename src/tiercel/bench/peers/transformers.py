@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from tiercel.bench.measure import Timing
+from tiercel.bench.measure import Generation
 
 
 class TransformersPeer:
@@ -24,12 +24,12 @@ class TransformersPeer:
         self._model = AutoModelForCausalLM.from_pretrained(directory, gguf_file=file, dtype=torch.float32)
 
     @torch.inference_mode()
-    def generate(self, prompt: Sequence[int], num_tokens: int) -> Timing:
+    def generate(self, prompt: Sequence[int], num_tokens: int) -> Generation:
         start = perf_counter()
         out = self._model(torch.tensor([prompt]), use_cache=True, logits_to_keep=1)
-        token = out.logits[:, -1:].argmax(-1)
+        token_ids = [int(out.logits[0, -1].argmax())]
         first = perf_counter()
-        for _ in range(num_tokens - 1):
-            out = self._model(token, past_key_values=out.past_key_values, use_cache=True)
-            token = out.logits[:, -1:].argmax(-1)
-        return Timing.of(first - start, perf_counter() - first, num_tokens)
+        while len(token_ids) < num_tokens:
+            out = self._model(torch.tensor([token_ids[-1:]]), past_key_values=out.past_key_values, use_cache=True)
+            token_ids.append(int(out.logits[0, -1].argmax()))
+        return Generation(token_ids, first - start, perf_counter() - first)
