@@ -1,6 +1,7 @@
 """The command line in this process, on a tiny model."""
 
 import io
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,17 @@ from tiercel.cli.main import main
 
 
 class Finished(NamedTuple):
+    """How a command ended and what it wrote."""
+
     code: int
     out: str
     err: str
+
+    @property
+    def reused(self) -> list[int]:
+        """Prompt tokens that each answer reused, from the lines of figures."""
+        found = re.findall(r"[\d,]+ prompt tokens, ([\d,]+) reused", self.err)
+        return [int(number.replace(",", "")) for number in found]
 
 
 Tiercel = Callable[..., Finished]

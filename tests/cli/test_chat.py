@@ -8,11 +8,6 @@ from tiercel import LLM, SamplingParams
 LONG = "tell me " + "more " * 30
 
 
-def reused(err: str) -> list[int]:
-    """Reused tokens of each answer, from the lines of `--verbose`."""
-    return [int(line.split(", ")[1].split()[0].replace(",", "")) for line in err.splitlines() if "prompt tokens" in line]
-
-
 def test_a_turn_sees_the_turns_before_it(tiercel: Tiercel, tiny_model: Path) -> None:
     shown = tiercel("chat", "-m", str(tiny_model), "--max-tokens", "8", stdin="hello\nand then?\n")
     llm, params = LLM(str(tiny_model)), SamplingParams(max_tokens=8, temperature=0.0)
@@ -24,7 +19,7 @@ def test_a_turn_sees_the_turns_before_it(tiercel: Tiercel, tiny_model: Path) -> 
 
 def test_the_history_is_reused(tiercel: Tiercel, tiny_model: Path) -> None:
     shown = tiercel("chat", "-v", "-m", str(tiny_model), "--max-tokens", "8", stdin=f"{LONG}\nand then?\nand then?\n")
-    first, second, third = reused(shown.err)
+    first, second, third = shown.reused
     assert first == 0
     assert second >= 128
     assert third >= second

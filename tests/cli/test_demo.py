@@ -1,5 +1,6 @@
 """`tiercel demo`: the essay and the questions, and the flow on a tiny model."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -29,16 +30,14 @@ def test_warm_questions_reuse_the_essay(tiercel: Tiercel, tiny_model: Path, monk
     essay = demo._read_essay()[:1_500]
     monkeypatch.setattr(demo, "_read_essay", lambda: essay)
     shown = tiercel("demo", "-m", str(tiny_model))
-    lines = shown.err.splitlines()
-    reused = [int(line.split(", ")[2].split()[0].replace(",", "")) for line in lines if "prompt tokens" in line]
+    questions = [*demo.IN_TURN, *demo.SIDE_BY_SIDE]
+    rows = re.findall(r"^  (\S.*?) +([\d,]+) +([\d,]+) +[\d.]+ +[\d.]+ *$", shown.err, re.MULTILINE)
     assert shown.code == 0
-    assert len(shown.out.splitlines()) >= len(demo.IN_TURN) + len(demo.SIDE_BY_SIDE)
-    assert reused[0] == 0
-    assert all(tokens >= 1_500 for tokens in reused[1:])
-    for question in (*demo.IN_TURN, *demo.SIDE_BY_SIDE):
-        assert question in lines
-    table = [line for line in lines if line.startswith("  ") and "…" in line or "?" in line[2:] and line.startswith("  ")]
-    assert len(table) == len(demo.IN_TURN) + len(demo.SIDE_BY_SIDE)
+    assert len(shown.out.splitlines()) >= len(questions)
+    assert [question for question in questions if question not in shown.err.splitlines()] == []
+    assert [question.startswith(row[0].rstrip("…")) for question, row in zip(questions, rows, strict=True)] == [True] * 7
+    assert [int(row[2].replace(",", "")) // 1_500 for row in rows] == [0, 1, 1, 1, 1, 1, 1]
+    assert len(shown.reused) == len(demo.IN_TURN)
 
 
 def test_a_missing_essay_is_named_with_its_remedy(tiercel: Tiercel, monkeypatch: pytest.MonkeyPatch) -> None:

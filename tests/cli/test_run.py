@@ -56,7 +56,7 @@ def test_stop_ends_the_answer(tiercel: Tiercel, tiny_model: Path) -> None:
 
 def test_the_plan_and_the_figures_go_to_standard_error(tiercel: Tiercel, tiny_model: Path) -> None:
     shown = tiercel("run", "hello", "--raw", "-v", "-m", str(tiny_model), "--max-tokens", "3", "--kv-memory", "1MiB")
-    assert "KV 1.0 MiB = 2,048 tokens at float32" in shown.err
+    assert "KV 1.0 MiB = 4,096 tokens at float32" in shown.err
     assert "5 prompt tokens, 0 reused" in shown.err
     assert "3 tokens" in shown.err
 
@@ -105,7 +105,7 @@ def test_the_default_model_answers() -> None:
     command = [TIERCEL, "run", "What is the capital of France?", "--max-tokens", "12", "--kv-memory", "64MiB"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert (done.returncode, done.stdout) == (0, "The capital of France is Paris.\n")
-    assert done.stderr.startswith("smollm2: KV 63.")
+    assert done.stderr.startswith("smollm2: KV 61.9 MiB = 1,408 tokens at float32")
 
 
 def test_interrupt_ends_quietly() -> None:

@@ -34,7 +34,7 @@ def test_client_that_leaves_while_its_request_waits(server):
 
 
 def test_client_that_reads_late_gets_everything_and_stops_nobody(server):
-    body = LONG | {"max_tokens": 40, "logprobs": 20}
+    body = LONG | {"max_tokens": 30, "logprobs": 20}
     whole = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).json()["choices"][0]["text"]
     late = open_request(server.url, "/v1/completions", body | {"stream": True}, receive_buffer=4096)
     quick = httpx.post(f"{server.url}/v1/completions", json=LONG | {"max_tokens": 10}, timeout=60).json()

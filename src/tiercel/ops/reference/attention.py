@@ -28,7 +28,7 @@ def attention(
     for bundle in plan.bundles:
         keys, values = _gather(arena, layer, plan.run_tokens, bundle, scratch)
         for rows in bundle.row_tiles:
-            scores = _scores(vectors, keys, bundle, rows, scale, scratch)
+            scores = _scores(vectors, keys[rows.kv_heads], bundle, rows, scale, scratch)
             if mask is not None:
                 _by_request(scores, bundle).masked_fill_(_cut(mask, bundle, rows), _HIDDEN)
             if return_lse or rows.blind or mask is not None:
@@ -37,7 +37,7 @@ def attention(
                     lse.index_copy_(0, rows.vectors, denominators.view(-1))
             else:
                 weights = torch.softmax(scores, dim=-1, out=scores)
-            out.index_copy_(0, rows.vectors, _weighted_sums(weights, values[:, rows.first * TILE :]))
+            out.index_copy_(0, rows.vectors, _weighted_sums(weights, values[rows.kv_heads, rows.first * TILE :]))
     return out.view(q.shape), lse.view(-1, heads)
 
 

@@ -1,8 +1,8 @@
 """What attention has to do in a step: which rows meet which keys. Made once for a step, used by every layer.
 
 Keys come in tiles of 256 positions that start at multiples of 256, whatever the chunk or the batch. Rows come in tiles too; the
-query heads that share a kv head stand in a row tile as further rows. Requests that ask for equal amounts of work, as many do
-while decoding, form one bundle, so that their products are one batched product.
+query heads that share a kv head stand in a row tile as further rows. Where requests have few rows, those that ask for equal
+amounts of work form one bundle, and all their heads one row tile, so that their products are one batched product.
 """
 
 from collections import defaultdict
@@ -25,9 +25,9 @@ Bool = npt.NDArray[np.bool_]
 
 TILE = 256  # keys whose products are summed in one piece
 _NO_WINDOW = 1 << 62
-_MOST_ROWS = 128  # of a request in one row tile
+_MOST_ROWS = 256  # of a request in one row tile
 _FEW_ROWS = 16  # requests with at most so many rows share bundles
-_SCORES = 1 << 23  # of a row tile, unless it has 16 rows: 32 MiB
+_SCORES = 1 << 22  # of a row tile, unless it has 16 rows: 16 MiB
 _GATHERED = 1 << 21  # numbers that a bundle of several requests gathers: 8 MiB, so that they are read from the cache
 
 
@@ -49,13 +49,15 @@ class Patch(NamedTuple):
 class RowTile:
     """Rows of a bundle that are computed together. M counts (row, query head of a kv head), padded by repeating the last.
 
+    kv_heads: which entries of the bundle's [requests * kv_heads] keys and values: all, or one kv head of a single request
     rows: [requests, M], rows of the step
-    vectors: [requests * kv_heads * M], which of the step's [rows * heads] query vectors
+    vectors: [kv_heads * M], which of the step's [rows * heads] query vectors
     first, last: the key tiles of the bundle that are seen, last excluded
     hidden: [requests, 1, M, TILE] per key tile, counted from `first`
     blind: whether some row sees no key at all
     """
 
+    kv_heads: slice
     rows: Tensor
     vectors: Tensor
     first: int
@@ -151,15 +153,18 @@ class _Planner:
 
     def _row_tiles(self, requests: Int64, keys: Int64, absent: Bool) -> Iterator[RowTile]:
         """Cuts the requests' rows into tiles, smaller ones where the context is long."""
+        starts, count, kv_heads = self._starts[requests], int(self._counts[requests[0]]), self._layout.num_kv_heads
+        parts = [slice(kv_heads)] if count <= _FEW_ROWS else [slice(head, head + 1) for head in range(kv_heads)]
         size = _MOST_ROWS
-        while size > ROW_MULTIPLE and size * self._heads * keys.size > _SCORES:
+        while size > ROW_MULTIPLE and size * keys.size * self._heads // len(parts) > _SCORES:
             size //= 2
-        starts, count = self._starts[requests], int(self._counts[requests[0]])
         for start in range(0, count, size):
-            yield self._row_tile(starts + start, min(size, count - start), keys, absent)
+            yield from self._row_tile(starts + start, min(size, count - start), keys, absent, parts)
 
-    def _row_tile(self, starts: Int64, count: int, keys: Int64, absent: Bool) -> RowTile:
-        """The `count` rows from `starts` [n] on, against keys at positions [n, keys]."""
+    def _row_tile(
+        self, starts: Int64, count: int, keys: Int64, absent: Bool, parts: list[slice]
+    ) -> Iterator[RowTile]:
+        """The `count` rows from `starts` [n] on, against keys at positions [n, keys]; a tile for each part of the kv heads."""
         sharing = self._heads // self._layout.num_kv_heads
         entries = np.minimum(np.arange(_round_up(count * sharing, ROW_MULTIPLE)), count * sharing - 1)
         rows = starts[:, None] + entries // sharing  # [n, M]
@@ -167,18 +172,21 @@ class _Planner:
         hidden = _hidden(self._positions[rows], keys, absent, self._reach)
         seen = [tile for tile, mask in enumerate(hidden) if mask is None or not mask.all()] or [0]
         sight = [np.True_ if mask is None else ~mask.all(axis=2) for mask in hidden]  # whether a row sees some of a tile
-        return RowTile(
-            rows=torch.from_numpy(rows),
-            vectors=torch.from_numpy((rows[:, None] * self._heads + heads).reshape(-1)),
-            first=seen[0],
-            last=seen[-1] + 1,
-            hidden=tuple(
-                Patch(tile - seen[0], torch.from_numpy(mask[:, None]))
-                for tile, mask in enumerate(hidden[: seen[-1] + 1])
-                if tile >= seen[0] and mask is not None
-            ),
-            blind=not reduce(np.logical_or, sight).all(),
+        patches = tuple(
+            Patch(tile - seen[0], torch.from_numpy(mask[:, None]))
+            for tile, mask in enumerate(hidden[: seen[-1] + 1])
+            if tile >= seen[0] and mask is not None
         )
+        for part in parts:
+            yield RowTile(
+                kv_heads=slice(None) if len(parts) == 1 else part,
+                rows=torch.from_numpy(rows),
+                vectors=torch.from_numpy((rows[:, None] * self._heads + heads[part]).reshape(-1)),
+                first=seen[0],
+                last=seen[-1] + 1,
+                hidden=patches,
+                blind=not reduce(np.logical_or, sight).all(),
+            )
 
 
 def _hidden(rows: Int64, keys: Int64, absent: Bool, reach: Reach) -> list[Bool | None]:
