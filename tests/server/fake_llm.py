@@ -60,7 +60,7 @@ class FakeLLM:
         return self.tokenizer.encode("".join(m["content"] for m in messages))
 
     async def generate(
-        self, prompt: Sequence[int], params: SamplingParams, *, request_id: str, priority: int = 0
+        self, prompt: Sequence[int], params: SamplingParams, *, request_id: str, priority: int = 0, cache_salt: str = ""
     ) -> AsyncGenerator[Delta, None]:
         if len(prompt) >= self.plan.max_model_len:
             raise InvalidInput("prompt", "is too long")

@@ -11,7 +11,7 @@ from tiercel.types import BLOCK_TOKENS, BlockHash, Namespace
 
 def root_hash(namespace: Namespace, salt: str = "") -> BlockHash:
     """The parent of every first block. `salt` parts the requests of one namespace that must not share (tenants of a server)."""
-    fields = [str(value).encode() for value in (*astuple(namespace), salt)]
+    fields = [str(value).encode(errors="surrogatepass") for value in (*astuple(namespace), salt)]
     framed = b"".join(len(field).to_bytes(8, "little") + field for field in fields)
     return BlockHash(blake3(framed, derive_key_context="tiercel 2026 kv block chain root").digest())
 

@@ -29,7 +29,7 @@ async def complete(services: Services, request: CompletionRequest, request_id: s
         logprobs=params.logprobs is not None,
         include_usage=include_usage,
     )
-    work = Work(request_id, prompts, params, request.priority or 0, field_names(request))
+    work = Work(request_id, prompts, params, request.priority or 0, request.cache_salt or "", field_names(request))
     return GenerationResponse(services, work, answer, stream=bool(request.stream))
 
 
@@ -44,7 +44,7 @@ async def chat(services: Services, request: ChatRequest, request_id: str) -> Gen
     answer = ChatAnswer(
         _head(llm, f"chatcmpl-{request_id}"), params.n, logprobs=params.logprobs is not None, include_usage=include_usage
     )
-    work = Work(request_id, [prompt], params, request.priority or 0, names)
+    work = Work(request_id, [prompt], params, request.priority or 0, request.cache_salt or "", names)
     return GenerationResponse(services, work, answer, stream=bool(request.stream))
 
 

@@ -39,6 +39,7 @@ class Work:
     prompts: Sequence[Sequence[int]]
     params: SamplingParams
     priority: int = 0
+    cache_salt: str = ""
     names: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -107,7 +108,11 @@ class GenerationResponse(Response):
     async def _run_prompt(self, number: int, emit: Emit, meter: RequestMeter) -> None:
         work = self._work
         deltas = self._services.llm.generate(
-            work.prompts[number], work.params, request_id=f"{work.id}-{number}", priority=work.priority
+            work.prompts[number],
+            work.params,
+            request_id=f"{work.id}-{number}",
+            priority=work.priority,
+            cache_salt=work.cache_salt,
         )
         try:
             async with aclosing(deltas):

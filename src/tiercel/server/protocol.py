@@ -100,6 +100,7 @@ class GenerationRequest(RequestPart):
     skip_special_tokens: bool | None = None
     structured_outputs: StructuredOutputs | None = None
     priority: int | None = Field(None, ge=-(2**31), lt=2**31, description="lower runs first")
+    cache_salt: str | None = Field(None, max_length=256, description="share cached prefixes only with requests of this salt")
 
 
 class CompletionRequest(GenerationRequest):

@@ -12,8 +12,8 @@ FORMAT_VERSION = 1
 class Namespace:
     """Everything besides tokens that a block's bytes depend on. Equal namespaces may share blocks; others never do.
 
-    weights: hex fingerprint of the weights' values; network: settings that the weights do not tell, as text; numerics: class name of the back end's
-    accumulation order, weight format and KV format; tenant: a salt that keeps tenants apart.
+    weights: hex fingerprint of the weights' values; network: settings that the weights do not tell, as text; numerics: class
+    name of the back end's accumulation order, weight format and KV format; tenant: a salt that keeps tenants apart.
     """
 
     weights: str
