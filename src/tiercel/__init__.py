@@ -1,9 +1,9 @@
 """Tiercel: an LLM inference engine built around its KV cache.
 
-    from tiercel import LLM, SamplingParams
-
     llm = LLM("smollm2")
     print(llm.generate("The capital of France is", SamplingParams(max_tokens=8))[0].text)
+
+Everything a user needs is importable from here; the engine is loaded when it is first asked for.
 """
 
 from typing import TYPE_CHECKING

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
+from tests.bench.test_limits import MODEL
 from tiercel.bench.latency import latency_rows, measure_latency
 from tiercel.bench.limits import MachineLimits
 from tiercel.bench.measure import Generation, Summary
 from tiercel.bench.workload import Workload
-
-from .test_limits import MODEL
 
 
 class Clockwork:

@@ -12,6 +12,7 @@ from torch import Tensor
 from tests.support.networks import NETWORKS, VOCAB, Run, weight, weights
 from tests.support.steps import PagedContexts
 from tiercel.ops import Handle, load_ops
+from tiercel.ops.reference import plan
 from tiercel.types import KVGroup, KVLayout, RopeConfig
 
 T = TypeVar("T")
@@ -118,7 +119,7 @@ def contexts_in_chunks(
 
 
 @pytest.mark.parametrize("options", [{}, {"window": 100}, {"window": 100, "sink_tokens": 70}], ids=str)
-@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(9, 3, 64), (14, 2, 64), (8, 8, 32), (4, 2, 80), (4, 1, 16)])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(9, 3, 64), (14, 2, 64), (8, 8, 32), (4, 2, 80), (6, 1, 24)])
 def test_attention(heads: int, kv_heads: int, head_dim: int, options: dict[str, int], threads: int) -> None:
     """Each request alone and at once, against all in one batch, in chunks that decode rows and prefills share."""
     layout = KVLayout((0,), kv_heads, head_dim)
@@ -134,6 +135,22 @@ def test_attention(heads: int, kv_heads: int, head_dim: int, options: dict[str, 
         mixed = contexts_in_chunks(layout, tokens, random_chunks(lengths, seed), heads, **options)
         for name in lengths:
             assert torch.equal(mixed[name], alone[name]), (name, seed)
+
+
+@pytest.mark.parametrize(
+    "cut", [{"_MOST_ROWS": 32}, {"_SCORES": 1}, {"_FEW_ROWS": 0, "_GATHERED": 1}, {"_FEW_ROWS": 1000}], ids=str
+)
+def test_cutting_attention_otherwise_changes_nothing(cut: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes of row tiles and bundles are free."""
+    layout, lengths = KVLayout((0,), 2, 24), {"a": 700, "b": 300, "c": 300}
+    tokens = {name: random(length, (6 + 4) * 24, seed=length) for name, length in lengths.items()}
+    chunks = random_chunks(lengths, 0)
+    expected = contexts_in_chunks(layout, tokens, chunks, 6)
+    for name, value in cut.items():
+        monkeypatch.setattr(plan, name, value)
+    actual = contexts_in_chunks(layout, tokens, chunks, 6)
+    for name in lengths:
+        assert torch.equal(actual[name], expected[name])
 
 
 def random_chunks(lengths: dict[str, int], seed: int) -> list[dict[str, int]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Message = dict[str, str]
 
-HELP = "/reset forgets the conversation, /exit leaves (so does the end of input), Ctrl-C stops an answer."
+HELP = "/reset forgets the conversation, /exit leaves (as the end of input does), Ctrl-C takes a turn back."
 
 
 def register(app: typer.Typer, about: str) -> None:

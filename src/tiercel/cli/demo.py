@@ -117,7 +117,7 @@ def _show_table(answers: dict[str, Answer]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, caption="prompt, reused: tokens; TTFT: time to first token", caption_justify="left")
-    table.add_column("question", overflow="ellipsis", no_wrap=True, max_width=40)
+    table.add_column("question", overflow="ellipsis", no_wrap=True, max_width=34)
     for name in ("prompt", "reused", "TTFT, s", "tokens/s"):
         table.add_column(name, justify="right")
     for question, answer in answers.items():

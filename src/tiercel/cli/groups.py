@@ -83,8 +83,6 @@ _SAMPLING = {
 
 
 def _build_sampling(given: dict[str, Any]) -> Given:
-    if "stop" in given:
-        given = given | {"stop": tuple(given["stop"])}
     SamplingParams(**given)  # refuses bad values now, before a model is loaded
     return given
 

@@ -1,7 +1,7 @@
 """`tiercel run`: one prompt, one answer, streamed."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,10 +10,6 @@ from tiercel.cli.console import notes
 from tiercel.cli.groups import ENGINE, SAMPLING, Given
 from tiercel.cli.options import takes
 from tiercel.config import EngineConfig
-from tiercel.types import InvalidInput
-
-if TYPE_CHECKING:
-    from tiercel.engine import LLM
 
 
 def register(app: typer.Typer, about: str) -> None:
@@ -31,7 +27,7 @@ def run(
 ) -> None:
     text = sys.stdin.read() if prompt == "-" else prompt
     with open_engine(engine) as llm:
-        if raw or not _speaks_chat(llm):
+        if raw or not llm.has_chat_template:
             prompt_ids = llm.tokenizer.encode(f"{system}\n\n{text}" if system else text)
         else:
             opening = [{"role": "system", "content": system}] if system else []
@@ -41,12 +37,3 @@ def run(
         raise typer.Exit(130)
     if verbose:
         notes().print(f"[dim]{answer}[/]")
-
-
-def _speaks_chat(llm: "LLM") -> bool:
-    """Whether the model brings a chat template: one without it refuses even the simplest conversation."""
-    try:
-        llm.render_chat([{"role": "user", "content": "?"}])
-    except InvalidInput:
-        return False
-    return True

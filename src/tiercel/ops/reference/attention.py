@@ -2,7 +2,8 @@
 
 A row's result has the same bits whatever stands beside it. A score is one dot product over head_dim. The softmax kernel keeps
 one partial sum per vector lane, and a hidden key adds exactly zero to its lane, so that whole tiles of hidden keys may stand
-before and after those a row sees. Products with the values are summed within a key tile, and the tiles in order.
+before and after those a row sees. Products with the values are summed within a key tile, and the tiles in order. Queries are
+scaled beforehand, since the factor of a library's own product is applied at different places on one thread and on two.
 """
 
 import torch
@@ -23,12 +24,12 @@ def attention(
     mask: bool [rows, positions], True = hidden. The second result is empty unless asked for.
     """
     heads = q.shape[1] // arena.layout.head_dim
-    vectors = q.reshape(len(q) * heads, arena.layout.head_dim)
+    vectors = (q * scale).view(len(q) * heads, arena.layout.head_dim)
     out, lse = torch.empty_like(vectors), vectors.new_empty(len(vectors) if return_lse else 0)
     for bundle in plan.bundles:
         keys, values = _gather(arena, layer, plan.run_tokens, bundle, scratch)
         for rows in bundle.row_tiles:
-            scores = _scores(vectors, keys[rows.kv_heads], bundle, rows, scale, scratch)
+            scores = _scores(vectors, keys[rows.kv_heads], bundle, rows, scratch)
             if mask is not None:
                 _by_request(scores, bundle).masked_fill_(_cut(mask, bundle, rows), _HIDDEN)
             if return_lse or rows.blind or mask is not None:
@@ -53,12 +54,12 @@ def _gather(arena: KVArena, layer: int, run_tokens: int, bundle: Bundle, scratch
     return keys, values
 
 
-def _scores(vectors: Tensor, keys: Tensor, bundle: Bundle, rows: RowTile, scale: float, scratch: Scratch) -> Tensor:
-    """q k^T * scale, [requests * kv_heads, M, keys from rows.first to rows.last]; -inf where hidden."""
+def _scores(vectors: Tensor, keys: Tensor, bundle: Bundle, rows: RowTile, scratch: Scratch) -> Tensor:
+    """q k^T of a row tile, [requests * kv_heads, M, keys from rows.first to rows.last]; -inf where hidden."""
     q = vectors.index_select(0, rows.vectors).view(len(keys), -1, keys.shape[2])
     seen = keys[:, rows.first * TILE : rows.last * TILE]
     scores = scratch.take("scores", len(keys), q.shape[1], seen.shape[1])
-    torch.baddbmm(scores, q, seen.transpose(1, 2), beta=0, alpha=scale, out=scores)
+    torch.bmm(q, seen.transpose(1, 2), out=scores)
     for tile, mask in rows.hidden:
         _by_request(scores, bundle)[..., tile * TILE : (tile + 1) * TILE].masked_fill_(mask, _HIDDEN)
     return scores

@@ -24,11 +24,11 @@ Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 TILE = 256  # keys whose products are summed in one piece
-_NO_WINDOW = 1 << 62
-_MOST_ROWS = 256  # of a request in one row tile
 _FEW_ROWS = 16  # requests with at most so many rows share bundles
+_MOST_ROWS = 256  # of a request in one row tile
 _SCORES = 1 << 22  # of a row tile, unless it has 16 rows: 16 MiB
 _GATHERED = 1 << 21  # numbers that a bundle of several requests gathers: 8 MiB, so that they are read from the cache
+_NO_WINDOW = 1 << 62
 
 
 class Reach(NamedTuple):
@@ -49,7 +49,7 @@ class Patch(NamedTuple):
 class RowTile:
     """Rows of a bundle that are computed together. M counts (row, query head of a kv head), padded by repeating the last.
 
-    kv_heads: which entries of the bundle's [requests * kv_heads] keys and values: all, or one kv head of a single request
+    kv_heads: all of the bundle's [requests * kv_heads], or one kv head of a single request
     rows: [requests, M], rows of the step
     vectors: [kv_heads * M], which of the step's [rows * heads] query vectors
     first, last: the key tiles of the bundle that are seen, last excluded
@@ -111,12 +111,11 @@ class _Planner:
 
     def _members(self) -> Iterator[tuple[Int64, Int64]]:
         """The requests [n] of each bundle and their key tiles [n, tiles]."""
-        alike: dict[tuple[int, ...], list[tuple[int, list[int]]]] = defaultdict(list)
+        alike: dict[tuple[int, int, int], list[tuple[int, list[int]]]] = defaultdict(list)
         for request in np.flatnonzero(self._counts).tolist():
             count, tiles = int(self._counts[request]), self._key_tiles(request)
-            kind = (count, len(tiles)) if count <= _FEW_ROWS else (count, len(tiles), request)
-            alike[kind].append((request, tiles))
-        for (_, num_tiles, *_), members in alike.items():
+            alike[count, len(tiles), -1 if count <= _FEW_ROWS else request].append((request, tiles))
+        for (_, num_tiles, _), members in alike.items():
             numbers = 2 * self._layout.num_kv_heads * num_tiles * TILE * self._layout.head_dim
             most = max(_GATHERED // numbers, 1)
             for start in range(0, len(members), most):
@@ -152,41 +151,36 @@ class _Planner:
         )
 
     def _row_tiles(self, requests: Int64, keys: Int64, absent: Bool) -> Iterator[RowTile]:
-        """Cuts the requests' rows into tiles, smaller ones where the context is long."""
+        """Cuts the requests' rows into tiles, smaller ones where the context is long; many rows by kv head too."""
         starts, count, kv_heads = self._starts[requests], int(self._counts[requests[0]]), self._layout.num_kv_heads
-        parts = [slice(kv_heads)] if count <= _FEW_ROWS else [slice(head, head + 1) for head in range(kv_heads)]
+        parts = [slice(None)] if count <= _FEW_ROWS else [slice(head, head + 1) for head in range(kv_heads)]
         size = _MOST_ROWS
         while size > ROW_MULTIPLE and size * keys.size * self._heads // len(parts) > _SCORES:
             size //= 2
+        sharing = self._heads // kv_heads
         for start in range(0, count, size):
-            yield from self._row_tile(starts + start, min(size, count - start), keys, absent, parts)
+            last = min(size, count - start) * sharing - 1
+            entries = np.minimum(np.arange(_round_up(last + 1, ROW_MULTIPLE)), last)
+            rows = (starts + start)[:, None] + entries // sharing  # [n, M]
+            heads = np.arange(kv_heads)[:, None] * sharing + entries % sharing  # [kv_heads, M]
+            sight = _sight(self._positions[rows], keys, absent, self._reach)
+            for part in parts:
+                vectors = rows[:, None] * self._heads + heads[part]
+                yield RowTile(part, torch.from_numpy(rows), torch.from_numpy(vectors.reshape(-1)), *sight)
 
-    def _row_tile(
-        self, starts: Int64, count: int, keys: Int64, absent: Bool, parts: list[slice]
-    ) -> Iterator[RowTile]:
-        """The `count` rows from `starts` [n] on, against keys at positions [n, keys]; a tile for each part of the kv heads."""
-        sharing = self._heads // self._layout.num_kv_heads
-        entries = np.minimum(np.arange(_round_up(count * sharing, ROW_MULTIPLE)), count * sharing - 1)
-        rows = starts[:, None] + entries // sharing  # [n, M]
-        heads = np.arange(self._layout.num_kv_heads)[:, None] * sharing + entries % sharing  # [kv_heads, M]
-        hidden = _hidden(self._positions[rows], keys, absent, self._reach)
-        seen = [tile for tile, mask in enumerate(hidden) if mask is None or not mask.all()] or [0]
-        sight = [np.True_ if mask is None else ~mask.all(axis=2) for mask in hidden]  # whether a row sees some of a tile
-        patches = tuple(
-            Patch(tile - seen[0], torch.from_numpy(mask[:, None]))
-            for tile, mask in enumerate(hidden[: seen[-1] + 1])
-            if tile >= seen[0] and mask is not None
-        )
-        for part in parts:
-            yield RowTile(
-                kv_heads=slice(None) if len(parts) == 1 else part,
-                rows=torch.from_numpy(rows),
-                vectors=torch.from_numpy((rows[:, None] * self._heads + heads[part]).reshape(-1)),
-                first=seen[0],
-                last=seen[-1] + 1,
-                hidden=patches,
-                blind=not reduce(np.logical_or, sight).all(),
-            )
+
+def _sight(rows: Int64, keys: Int64, absent: Bool, reach: Reach) -> tuple[int, int, tuple[Patch, ...], bool]:
+    """`first`, `last`, `hidden` and `blind` of a row tile, for rows at positions [n, M] and keys at positions [n, keys]."""
+    hidden = _hidden(rows, keys, absent, reach)
+    seen = [tile for tile, mask in enumerate(hidden) if mask is None or not mask.all()] or [0]
+    first, last = seen[0], seen[-1] + 1
+    patches = [
+        Patch(tile - first, torch.from_numpy(mask[:, None]))
+        for tile, mask in enumerate(hidden)
+        if first <= tile < last and mask is not None
+    ]
+    sees_some_of = [np.True_ if mask is None else ~mask.all(axis=2) for mask in hidden]
+    return first, last, tuple(patches), not reduce(np.logical_or, sees_some_of).all()
 
 
 def _hidden(rows: Int64, keys: Int64, absent: Bool, reach: Reach) -> list[Bool | None]:
