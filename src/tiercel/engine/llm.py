@@ -6,7 +6,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import cast
 
-from tiercel.config import EngineConfig
+from tiercel.config import EngineConfig, checked
 from tiercel.engine.build import build_engine
 from tiercel.engine.frontend import ChatMessage, Frontend, Prompt, RequestTracker
 from tiercel.engine.messages import Abort, EngineStats, Submit
@@ -30,7 +30,7 @@ class LLM:
             settings["model"] = model
         if config is not None and settings:
             raise InvalidInput("config", "give either a config object or single settings")
-        self.config = config or EngineConfig.make(**settings)
+        self.config = config or checked(EngineConfig, settings)
         engine = build_engine(self.config)
         self.core = engine.core
         self.plan = engine.plan

@@ -12,7 +12,7 @@ import threading
 import msgspec
 import zmq
 
-from tiercel.config import EngineConfig
+from tiercel.config import EngineConfig, checked
 from tiercel.engine.build import build_engine
 from tiercel.engine.core import EngineCore
 from tiercel.engine.messages import (
@@ -88,7 +88,7 @@ def main() -> int:
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     wire = Wire(orders)
     try:
-        engine = build_engine(EngineConfig.make(**orders.config))
+        engine = build_engine(checked(EngineConfig, orders.config))
     except TiercelError as error:
         wire.send(Failed(error.message, error.field) if isinstance(error, InvalidInput) else Failed(str(error)))
         wire.close()

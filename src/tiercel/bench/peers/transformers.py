@@ -1,12 +1,13 @@
 """Hugging Face transformers, in float32, on the same weight values and threads."""
 
 from collections.abc import Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from time import perf_counter
 
 import torch
 from transformers import AutoModelForCausalLM
-from transformers.utils.logging import disable_progress_bar
 
 from tiercel.bench.measure import Generation
 
@@ -19,9 +20,9 @@ class TransformersPeer:
     def __init__(self, path: Path, threads: int) -> None:
         """path: a `.gguf` file, whose weights transformers dequantises to float32, or a directory with safetensors."""
         torch.set_num_threads(threads)
-        disable_progress_bar()  # type: ignore[no-untyped-call]
         directory, file = (path.parent, path.name) if path.suffix == ".gguf" else (path, None)
-        self._model = AutoModelForCausalLM.from_pretrained(directory, gguf_file=file, dtype=torch.float32)
+        with redirect_stderr(StringIO()):  # it draws progress bars into the one of the benchmark
+            self._model = AutoModelForCausalLM.from_pretrained(directory, gguf_file=file, dtype=torch.float32)
 
     @torch.inference_mode()
     def generate(self, prompt: Sequence[int], num_tokens: int) -> Generation:
