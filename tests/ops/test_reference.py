@@ -25,10 +25,8 @@ def close(actual: Handle, expected: np.ndarray) -> None:
     np.testing.assert_allclose(np.asarray(actual), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(7, 20), (400, 16)])
-def test_pack_and_embedding(shape: tuple[int, int]) -> None:
-    """Both memory orders of a matrix."""
-    table, ids = random(*shape), np.array([3, 0, 3, 6])
+def test_embedding_picks_rows() -> None:
+    table, ids = random(7, 20), np.array([3, 0, 3, 6])
     np.testing.assert_array_equal(np.asarray(OPS.embedding(handle(ids), OPS.pack(weight(table)))), table[ids])
 
 
@@ -44,11 +42,12 @@ def test_pack_reads_stored_formats() -> None:
     values = random(6, 32).astype(np.float16)
     half = Weight(values.reshape(-1).view(np.uint8), FORMATS["F16"], values.shape)
     whole = random(2, 32)
-    np.testing.assert_array_equal(np.asarray(OPS.pack(half, weight(whole))), np.concatenate([values.astype(np.float32), whole]))
+    rows = OPS.embedding(handle(np.arange(8)), OPS.pack(half, weight(whole)))
+    np.testing.assert_array_equal(np.asarray(rows), np.concatenate([values.astype(np.float32), whole]))
 
 
 @pytest.mark.parametrize("rows", [0, 1, 16, 21])
-@pytest.mark.parametrize("channels", [8, 384, 385, 1000])
+@pytest.mark.parametrize("channels", [8, 320, 321, 1000])
 def test_linear(rows: int, channels: int) -> None:
     x, matrix, bias = random(rows, channels), random(12, channels) / np.float32(channels**0.5), random(12)
     expected = x.astype(np.float64) @ matrix.T

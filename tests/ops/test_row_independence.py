@@ -22,7 +22,7 @@ ROWS = 520
 COUNTS = [*range(1, 34), 47, 48, 63, 64, 65, 100, 127, 128, 200, 255, 256, 257, 511, 512]
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[1, 2, 8])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tiercel.ops.reference.arena import KVArena, Runs
-from tiercel.ops.reference.plan import TILE, Bundle, Plan, RowTile
+from tiercel.ops.reference.plan import TILE, Bundle, Plan, RowTile, cut
 from tiercel.ops.reference.scratch import Scratch
 
 _HIDDEN = float("-inf")
@@ -31,14 +31,14 @@ def attention(
         for rows in bundle.row_tiles:
             scores = _scores(vectors, keys[rows.kv_heads], bundle, rows, scratch)
             if mask is not None:
-                _by_request(scores, bundle).masked_fill_(_cut(mask, bundle, rows), _HIDDEN)
+                _by_request(scores, bundle).masked_fill_(_part_of(mask, bundle, rows), _HIDDEN)
             if return_lse or rows.blind or mask is not None:
                 weights, denominators = _softmax_of_any(scores)
                 if return_lse:
                     lse.index_copy_(0, rows.vectors, denominators.view(-1))
             else:
                 weights = torch.softmax(scores, dim=-1, out=scores)
-            out.index_copy_(0, rows.vectors, _weighted_sums(weights, values[rows.kv_heads, rows.first * TILE :]))
+            out.index_copy_(0, rows.vectors, _weighted_sums(weights, values[rows.kv_heads, cut(rows.first, rows.last)]))
     return out.view(q.shape), lse.view(-1, heads)
 
 
@@ -50,18 +50,18 @@ def _gather(arena: KVArena, layer: int, run_tokens: int, bundle: Bundle, scratch
     arena.gather(runs, run_tokens, gathered)
     keys, values = gathered.view(2, bundle.requests * layout.num_kv_heads, -1, layout.head_dim)
     for tile, mask in bundle.holes:  # memory that was never written may hold anything, nan included
-        _by_request(values, bundle)[:, :, tile * TILE : (tile + 1) * TILE].masked_fill_(mask, 0)
+        _by_request(values, bundle)[:, :, cut(tile)].masked_fill_(mask, 0)
     return keys, values
 
 
 def _scores(vectors: Tensor, keys: Tensor, bundle: Bundle, rows: RowTile, scratch: Scratch) -> Tensor:
     """q k^T of a row tile, [requests * kv_heads, M, keys from rows.first to rows.last]; -inf where hidden."""
     q = vectors.index_select(0, rows.vectors).view(len(keys), -1, keys.shape[2])
-    seen = keys[:, rows.first * TILE : rows.last * TILE]
+    seen = keys[:, cut(rows.first, rows.last)]
     scores = scratch.take("scores", len(keys), q.shape[1], seen.shape[1])
     torch.bmm(q, seen.transpose(1, 2), out=scores)
     for tile, mask in rows.hidden:
-        _by_request(scores, bundle)[..., tile * TILE : (tile + 1) * TILE].masked_fill_(mask, _HIDDEN)
+        _by_request(scores, bundle)[..., cut(tile)].masked_fill_(mask, _HIDDEN)
     return scores
 
 
@@ -75,16 +75,16 @@ def _softmax_of_any(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _weighted_sums(weights: Tensor, values: Tensor) -> Tensor:
-    """weights [batch, M, keys] times values [batch, keys or more, head_dim] -> [batch * M, head_dim]."""
+    """weights [batch, M, keys] times values [batch, keys, head_dim] -> [batch * M, head_dim]."""
     sums = torch.bmm(weights[..., :TILE], values[:, :TILE])
     for start in range(TILE, weights.shape[2], TILE):
         sums.baddbmm_(weights[..., start : start + TILE], values[:, start : start + TILE])
     return sums.view(-1, values.shape[2])
 
 
-def _cut(mask: Tensor, bundle: Bundle, rows: RowTile) -> Tensor:
+def _part_of(mask: Tensor, bundle: Bundle, rows: RowTile) -> Tensor:
     """A row tile's part of a mask [rows, positions], [requests, 1, M, keys]. Positions past the mask are hidden anyway."""
-    positions = bundle.positions[:, rows.first * TILE : rows.last * TILE].clamp(max=mask.shape[1] - 1)
+    positions = bundle.positions[:, cut(rows.first, rows.last)].clamp(max=mask.shape[1] - 1)
     return mask[rows.rows.unsqueeze(2), positions.unsqueeze(1)].unsqueeze(1)
 
 

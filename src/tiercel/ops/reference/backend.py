@@ -14,7 +14,7 @@ from tiercel.ops.reference import elementwise
 from tiercel.ops.reference.arena import KVArena, Runs
 from tiercel.ops.reference.attention import attention
 from tiercel.ops.reference.dequantize import dequantize
-from tiercel.ops.reference.linear import linear, pack
+from tiercel.ops.reference.linear import embedding, linear, pack
 from tiercel.ops.reference.plan import Plan, Reach, make_plan
 from tiercel.ops.reference.sampling import sample
 from tiercel.ops.reference.scratch import Scratch
@@ -92,7 +92,7 @@ class ReferenceOps(Ops):
         _as(KVArena, kv).copy_blocks(pairs)
 
     def embedding(self, token_ids: Handle, table: Handle) -> Handle:
-        return Handle(_tensor(table).index_select(0, _tensor(token_ids)))
+        return Handle(embedding(_tensor(token_ids), _tensor(table)))
 
     def add(self, a: Handle, b: Handle) -> Handle:
         return Handle(_tensor(a) + _tensor(b))

@@ -1,8 +1,10 @@
 """Weights and matrix products.
 
-torch.mm alone gives a row other bits when other rows stand beside it: kernels and their split of K change with the shape. Two
-measures make a row's bits its own: rows are padded to a multiple of 16, and K is cut into pieces of at most 384 that are added
-in order. `tests/ops/test_row_independence.py` holds this to account.
+torch.mm alone gives a row other bits when other rows stand beside it: its kernels, and how they cut the channels that they sum,
+change with the shape and the number of threads. Three measures make a row's bits its own. Channels come in pieces that are
+added in order, too short to be cut further (with more than two threads 384 were, up to 352 never). A matrix lies in memory as
+[in, out], where all kernels sum one channel after the other. And there are never fewer than two rows, since a single one goes
+to a kernel of its own. `tests/ops/test_row_independence.py` holds this to account.
 """
 
 from collections.abc import Sequence
@@ -12,35 +14,29 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-ROW_MULTIPLE = 16
-K_PIECE = 384
-_TABLE_RATIO = 8  # a matrix with so many more rows than columns is a vocabulary table
+_PIECE = 320  # channels summed at once
 
 
 def pack(parts: Sequence[npt.NDArray[np.float32]]) -> Tensor:
-    """Vectors end to end as [out]; matrices [out_i, in] on top of each other as [out, in].
-
-    A vocabulary table lies row by row, since `embedding` picks rows of it. Other matrices lie column by column, which makes
-    products with few rows up to twice as fast.
-    """
+    """Vectors end to end, [out]; matrices [out_i, in] side by side, [in, out]."""
     if parts[0].ndim == 1:
         return torch.from_numpy(np.concatenate(parts))
-    out, channels = sum(len(part) for part in parts), parts[0].shape[1]
-    if out >= _TABLE_RATIO * channels:
-        return torch.from_numpy(np.concatenate(parts))
-    columns = np.empty((channels, out), np.float32)
-    np.concatenate(parts, out=columns.T)
-    return torch.from_numpy(columns).t()
+    joined = np.empty((parts[0].shape[1], sum(map(len, parts))), np.float32)
+    np.concatenate(parts, out=joined.T)
+    return torch.from_numpy(joined)
+
+
+def embedding(token_ids: Tensor, table: Tensor) -> Tensor:
+    """Columns of a packed table [channels, vocab] -> [rows, channels]."""
+    return table.index_select(1, token_ids).t().contiguous()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x [rows, in] times weight [out, in] transposed, plus bias [out] -> [rows, out]."""
-    rows, channels = x.shape
-    if rows % ROW_MULTIPLE:
-        x = torch.nn.functional.pad(x, (0, 0, 0, -rows % ROW_MULTIPLE))
-    y = torch.mm(x[:, :K_PIECE], weight.t()[:K_PIECE])
-    for start in range(K_PIECE, channels, K_PIECE):
-        y.addmm_(x[:, start : start + K_PIECE], weight.t()[start : start + K_PIECE])
+    """x [rows, in] times a packed matrix [in, out], plus bias [out] -> [rows, out]."""
+    rows = x if len(x) != 1 else x.repeat(2, 1)
+    y = torch.mm(rows[:, :_PIECE], weight[:_PIECE])
+    for start in range(_PIECE, len(weight), _PIECE):
+        y.addmm_(rows[:, start : start + _PIECE], weight[start : start + _PIECE])
     if bias is not None:
         y += bias
-    return y[:rows]
+    return y[: len(x)]

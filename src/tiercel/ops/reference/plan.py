@@ -2,7 +2,8 @@
 
 Keys come in tiles of 256 positions that start at multiples of 256, whatever the chunk or the batch. Rows come in tiles too; the
 query heads that share a kv head stand in a row tile as further rows. Where requests have few rows, those that ask for equal
-amounts of work form one bundle, and all their heads one row tile, so that their products are one batched product.
+amounts of work form one bundle, and all their heads one row tile, so that their products are one batched product. The keys of
+short contexts are cut off early, as hidden keys at the end change nothing.
 """
 
 from collections import defaultdict
@@ -17,13 +18,14 @@ import torch
 from torch import Tensor
 
 from tiercel.ops.reference.arena import Runs
-from tiercel.ops.reference.linear import ROW_MULTIPLE
 from tiercel.types import AttentionBatch, KVLayout
 
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 TILE = 256  # keys whose products are summed in one piece
+_SHORT = 64  # contexts within one tile are padded to a multiple of this
+_MULTIPLE = 16  # rows of a row tile, padding included: with fewer, products with transposed keys sum in other orders
 _FEW_ROWS = 16  # requests with at most so many rows share bundles
 _MOST_ROWS = 256  # of a request in one row tile
 _SCORES = 1 << 22  # of a row tile, unless it has 16 rows: 16 MiB
@@ -110,44 +112,42 @@ class _Planner:
         return Plan(self._runs.tokens, tuple(bundles))
 
     def _members(self) -> Iterator[tuple[Int64, Int64]]:
-        """The requests [n] of each bundle and their key tiles [n, tiles]."""
-        alike: dict[tuple[int, int, int], list[tuple[int, list[int]]]] = defaultdict(list)
+        """The requests [n] of each bundle and the positions of their keys [n, keys]."""
+        alike: dict[tuple[int, int, int], list[tuple[int, Int64]]] = defaultdict(list)
         for request in np.flatnonzero(self._counts).tolist():
-            count, tiles = int(self._counts[request]), self._key_tiles(request)
-            alike[count, len(tiles), -1 if count <= _FEW_ROWS else request].append((request, tiles))
-        for (_, num_tiles, _), members in alike.items():
-            numbers = 2 * self._layout.num_kv_heads * num_tiles * TILE * self._layout.head_dim
-            most = max(_GATHERED // numbers, 1)
+            count, keys = int(self._counts[request]), self._keys(request)
+            alike[count, len(keys), -1 if count <= _FEW_ROWS else request].append((request, keys))
+        for (_, num_keys, _), members in alike.items():
+            most = max(_GATHERED // (2 * self._layout.num_kv_heads * num_keys * self._layout.head_dim), 1)
             for start in range(0, len(members), most):
                 some = members[start : start + most]
-                yield np.array([request for request, _ in some]), np.array([tiles for _, tiles in some])
+                yield np.array([request for request, _ in some]), np.stack([keys for _, keys in some])
 
-    def _key_tiles(self, request: int) -> list[int]:
-        """The key tiles that a row of the request may see."""
+    def _keys(self, request: int) -> Int64:
+        """Positions of the keys that a row of the request may see, in whole tiles, or the beginning of one."""
         positions = self._positions[self._starts[request] :][: self._counts[request]]
-        end = min(int(positions.max()), int(self._lengths[request]) - 1) // TILE + 1
+        end = min(int(positions.max()) + 1, int(self._lengths[request]))
         window, sinks = self._reach
-        if window is None:
-            return list(range(end))
-        first = max(int(positions.min()) - window + 1, 0) // TILE
-        return [*range(min(-(-sinks // TILE), first)), *range(first, end)]
+        first = 0 if window is None else max(int(positions.min()) - window + 1, 0) // TILE
+        tiles = np.array([*range(min(_parts(sinks, TILE), first)), *range(first, _parts(end, TILE))])
+        keys = (tiles[:, None] * TILE + np.arange(TILE)).reshape(-1)
+        return keys if len(tiles) > 1 else keys[: _round_up(end - int(keys[0]), max(_SHORT, self._runs.tokens))]
 
-    def _bundle(self, requests: Int64, tiles: Int64) -> Bundle:
+    def _bundle(self, requests: Int64, keys: Int64) -> Bundle:
         length = self._runs.tokens
-        positions = (tiles[:, :, None] * TILE + np.arange(TILE)).reshape(len(requests), -1)
-        runs = self._run_table[requests[:, None], positions[:, ::length] // length]
-        absent = np.repeat(runs < 0, length, axis=1) | (positions >= self._lengths[requests, None])
+        runs = self._run_table[requests[:, None], keys[:, ::length] // length]
+        absent = np.repeat(runs < 0, length, axis=1) | (keys >= self._lengths[requests, None])
         gathered = self._runs.of_heads()[:, None, :, None] + np.maximum(runs, 0)[:, None]
         return Bundle(
             requests=len(requests),
             runs=torch.from_numpy(gathered.reshape(-1)),
-            positions=torch.from_numpy(positions),
+            positions=torch.from_numpy(keys),
             holes=tuple(
-                Patch(tile, torch.from_numpy(absent[:, None, _keys(tile), None]))
-                for tile in range(tiles.shape[1])
-                if absent[:, _keys(tile)].any()
+                Patch(tile, torch.from_numpy(absent[:, None, cut(tile), None]))
+                for tile in range(_parts(keys.shape[1], TILE))
+                if absent[:, cut(tile)].any()
             ),
-            row_tiles=tuple(self._row_tiles(requests, positions, absent)),
+            row_tiles=tuple(self._row_tiles(requests, keys, absent)),
         )
 
     def _row_tiles(self, requests: Int64, keys: Int64, absent: Bool) -> Iterator[RowTile]:
@@ -155,12 +155,12 @@ class _Planner:
         starts, count, kv_heads = self._starts[requests], int(self._counts[requests[0]]), self._layout.num_kv_heads
         parts = [slice(None)] if count <= _FEW_ROWS else [slice(head, head + 1) for head in range(kv_heads)]
         size = _MOST_ROWS
-        while size > ROW_MULTIPLE and size * keys.size * self._heads // len(parts) > _SCORES:
+        while size > _MULTIPLE and size * keys.size * self._heads // len(parts) > _SCORES:
             size //= 2
         sharing = self._heads // kv_heads
         for start in range(0, count, size):
             last = min(size, count - start) * sharing - 1
-            entries = np.minimum(np.arange(_round_up(last + 1, ROW_MULTIPLE)), last)
+            entries = np.minimum(np.arange(_round_up(last + 1, _MULTIPLE)), last)
             rows = (starts + start)[:, None] + entries // sharing  # [n, M]
             heads = np.arange(kv_heads)[:, None] * sharing + entries % sharing  # [kv_heads, M]
             sight = _sight(self._positions[rows], keys, absent, self._reach)
@@ -187,27 +187,32 @@ def _hidden(rows: Int64, keys: Int64, absent: Bool, reach: Reach) -> list[Bool |
     """Per key tile: which keys the rows at positions [n, M] do not see, [n, M or 1, TILE]; None = all are seen."""
     window = reach.window if reach.window is not None else _NO_WINDOW
     masks: list[Bool | None] = []
-    for tile in range(keys.shape[1] // TILE):
-        at = keys[:, None, _keys(tile)]
+    for tile in range(_parts(keys.shape[1], TILE)):
+        at = keys[:, None, cut(tile)]
         nearest, farthest = rows.min(axis=1) - at[:, 0, -1], rows.max(axis=1) - at[:, 0, 0]
         inside = (farthest < window) | (at[:, 0, -1] < reach.sinks)
         outside = (nearest >= window) & (at[:, 0, 0] >= reach.sinks)
         if (farthest < 0).all() or outside.all():
-            masks.append(np.ones((len(rows), 1, TILE), np.bool_))
-        elif (nearest >= 0).all() and inside.all() and not absent[:, _keys(tile)].any():
+            masks.append(np.ones((len(rows), 1, at.shape[2]), np.bool_))
+        elif (nearest >= 0).all() and inside.all() and not absent[:, cut(tile)].any():
             masks.append(None)
         else:
             distance = rows[:, :, None] - at
-            masks.append((distance < 0) | ((distance >= window) & (at >= reach.sinks)) | absent[:, None, _keys(tile)])
+            masks.append((distance < 0) | ((distance >= window) & (at >= reach.sinks)) | absent[:, None, cut(tile)])
     return masks
 
 
-def _keys(tile: int) -> slice:
-    return slice(tile * TILE, (tile + 1) * TILE)
+def cut(tile: int, end: int | None = None) -> slice:
+    """Where a key tile lies, or those up to `end`."""
+    return slice(tile * TILE, (tile + 1 if end is None else end) * TILE)
+
+
+def _parts(count: int, size: int) -> int:
+    return -(-count // size)
 
 
 def _round_up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
+    return _parts(count, multiple) * multiple
 
 
 def _run_tokens(batch: AttentionBatch, layout: KVLayout) -> int:
