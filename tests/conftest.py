@@ -2,7 +2,7 @@
 
 import os
 
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # before torch is loaded, as the reference back end does it
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch is loaded, as the reference back end does it
 
 from hypothesis import settings
 

@@ -2,9 +2,9 @@
 
 import os
 
-# libgomp reads this once, when torch is loaded. Its default lets a waiting thread spin for milliseconds: beside any other busy
-# process on the same cores a decode step then takes ten times as long as with a short spin and a sleep.
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+# libgomp reads this once, when torch is loaded. By default a waiting thread spins for milliseconds, so that two programs on the
+# same cores slow each other down by much more than half. So short a spin costs one that is alone a few percent.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 from tiercel.ops.reference.backend import ReferenceOps
 
