@@ -77,7 +77,7 @@ def _download(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_FILES_IGNORED))
     except errors.GatedRepoError as error:
-        raise ModelError(f"{name} is gated: accept its terms at https://huggingface.co/{name}, then: hf auth login") from error
+        raise ModelError(f"{name} is gated: accept its terms on its Hugging Face page, then: hf auth login") from error
     except errors.RepositoryNotFoundError as error:
         raise ModelError(
             f"Hugging Face has no model {name} (or it is private: hf auth login), nor is there such a path"
