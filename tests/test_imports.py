@@ -51,7 +51,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("models/resolve.py",),
     "jinja2": ("models",),
     "llguidance": ("engine/structured.py",),
-    "msgspec": ("types", "engine", "server"),
+    "msgspec": ("types", "kv", "engine", "server"),
     "prometheus_client": ("telemetry", "server"),
     "pydantic": ("config", "server", "cli/groups.py"),
     "pydantic_core": ("config",),

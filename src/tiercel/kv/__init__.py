@@ -2,7 +2,7 @@
 
 from tiercel.kv.arena import Arena
 from tiercel.kv.block import Copy, KVBlock
-from tiercel.kv.hashing import HashChain, block_hash, root_hash
+from tiercel.kv.hashing import HashChain, block_hash, namespace_id, root_hash
 from tiercel.kv.manager import KVCacheManager
 from tiercel.kv.pool import BlockPool
 
@@ -14,5 +14,6 @@ __all__ = [
     "KVBlock",
     "KVCacheManager",
     "block_hash",
+    "namespace_id",
     "root_hash",
 ]

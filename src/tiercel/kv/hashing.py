@@ -9,10 +9,14 @@ from blake3 import blake3
 from tiercel.types import BLOCK_TOKENS, BlockHash, Namespace
 
 
+def namespace_id(namespace: Namespace) -> str:
+    """32 hex digits that stand for a namespace in the keys of stored objects."""
+    return blake3(_framed(*astuple(namespace)), derive_key_context="tiercel 2026 kv namespace").hexdigest(16)
+
+
 def root_hash(namespace: Namespace, salt: str = "") -> BlockHash:
     """The parent of every first block. `salt` parts the requests of one namespace that must not share (tenants of a server)."""
-    fields = [str(value).encode(errors="surrogatepass") for value in (*astuple(namespace), salt)]
-    framed = b"".join(len(field).to_bytes(8, "little") + field for field in fields)
+    framed = _framed(*astuple(namespace), salt)
     return BlockHash(blake3(framed, derive_key_context="tiercel 2026 kv block chain root").digest())
 
 
@@ -41,3 +45,9 @@ class HashChain:
 
     def copy(self) -> "HashChain":
         return HashChain(self.root, self.links)
+
+
+def _framed(*values: object) -> bytes:
+    """The values as text, each behind its length, so that none runs into the next."""
+    fields = [str(value).encode(errors="surrogatepass") for value in values]
+    return b"".join(len(field).to_bytes(8, "little") + field for field in fields)

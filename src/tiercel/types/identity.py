@@ -1,7 +1,7 @@
 """Who a block is: content, inside a namespace."""
 
 from dataclasses import dataclass
-from typing import NewType
+from typing import NamedTuple, NewType
 
 BlockHash = NewType("BlockHash", bytes)  # 32 bytes: BLAKE3 over (parent, token ids, extras)
 
@@ -21,3 +21,15 @@ class Namespace:
     numerics: str
     tenant: str = ""
     format_version: int = FORMAT_VERSION
+
+
+class BlockKey(NamedTuple):
+    """The name of one stored object: a rank's share of one block of one KV group.
+
+    namespace: 32 hex digits, `tiercel.kv.namespace_id`; group: index of the KV group; heads: first KV head, number of them.
+    """
+
+    namespace: str
+    block_hash: BlockHash
+    group: int
+    heads: tuple[int, int]
