@@ -13,7 +13,7 @@ from tiercel.types import InvalidInput, SamplingParams
 @pytest.mark.parametrize(("group", "settings"), [(ENGINE, EngineConfig), (SERVER, ServerConfig)])
 def test_every_setting_is_an_option_with_its_description(group: Group, settings: type[BaseModel]) -> None:
     options = {p.name: p.annotation.__metadata__[0] for p in group.parameters}
-    assert list(options) == list(settings.model_fields)
+    assert [name for name in options if name != "no_store"] == list(settings.model_fields)
     for name, field in settings.model_fields.items():
         assert field.description
         assert options[name].help.startswith(field.description)
@@ -41,6 +41,16 @@ def test_what_is_not_given_is_left_to_the_environment(monkeypatch: pytest.Monkey
     built = ENGINE.build({"model": "x"})
     assert isinstance(built, EngineConfig)
     assert built.max_num_seqs == 5
+
+
+def test_no_store_switches_the_disk_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIERCEL_KV_DISK", "/var/kv")
+    for given, disk in ({"no_store": True}, "off"), ({}, "/var/kv"):
+        built = ENGINE.build(given)
+        assert isinstance(built, EngineConfig)
+        assert built.kv_disk == disk
+    with pytest.raises(InvalidInput, match="give one of them"):
+        ENGINE.build({"no_store": True, "kv_disk": "/var/kv"})
 
 
 def test_lists_become_settings() -> None:

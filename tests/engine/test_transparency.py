@@ -2,20 +2,26 @@
 
 Random arrivals, shared prefixes, tiny pools (so preemption), small budgets (so chunks), several samples, cancellations,
 priorities and cache clearing, on groups with and without windows. The null model's next token depends on every token it sees.
+The same again over stores: with restarts, after which unfinished requests are asked anew, and with stores that fail in every
+way.
 """
 
+from collections import Counter
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.engines import Setup, collect, make_core, null_executor, plain_loop, run_to_end, submit
+from tests.support.engines import Setup, collect, make_core, null_executor, plain_loop, run_to_end, settle, submit
 from tests.support.networks import NETWORKS, groups, weights
 from tiercel.engine.messages import Abort
+from tiercel.kv import WritePolicy
 from tiercel.models import ModelExecutor, build_model
 from tiercel.models.null import null_groups
 from tiercel.ops import load_ops
+from tiercel.stores import MemoryStore
 from tiercel.types import BLOCK_TOKENS
 
 B = BLOCK_TOKENS
@@ -56,28 +62,45 @@ def workloads(draw):
     return requests, cancel, clear
 
 
-def check_schedule(setup, workload, groups, make):
+def check_schedule(setup, workload, groups, make, store=None, restarts=()):
+    """restarts: steps before which the engine ends and a new one begins, with nothing but what the store kept."""
     requests, cancel, clear = workload
     longest = setup.num_blocks * B
     usable = [(at, r) for at, r in requests if len(r.prompt_token_ids) < longest and r.params.n <= setup.max_num_seqs]
-    core = make_core(setup, groups, make)
-    tokens, cancelled = {}, set()
+    core = make_core(setup, groups, make, store)
+    tokens, cancelled, unfinished, ended = {}, set(), {}, Counter()
     pending = sorted(usable, key=lambda pair: pair[0])
     for step in range(200_000):
+        if step in restarts:
+            core.close()
+            core = make_core(setup, groups, make, store)
+            tokens = {key: ids for key, ids in tokens.items() if key[0] not in unfinished}
+            for request in unfinished.values():
+                core.submit(request)
+                ended[request.request_id] = 0
         while pending and pending[0][0] <= step:
-            core.submit(pending.pop(0)[1])
+            request = pending.pop(0)[1]
+            core.submit(request)
+            unfinished[request.request_id] = request
         for at, index in cancel:
             if at == step:
                 core.abort(Abort(f"r{index}"))
+                unfinished.pop(f"r{index}", None)
                 cancelled.add(f"r{index}")
         if step in clear:
             core.forget()
-        collect(tokens, core.step())
+        updates = core.step()
+        collect(tokens, updates)
         core.check_integrity()
+        ended.update(update.request_id for update in updates if update.finish_reason)
+        unfinished = {name: request for name, request in unfinished.items() if ended[name] < request.params.n}
         if not pending and not core.has_work:
             break
     assert not core.has_work, "the engine does not come to an end"
+    settle(core)
+    core.check_integrity()
     assert all(pool.num_free == pool.num_blocks for pool in core.manager.pools), "blocks leaked"
+    core.close()
     for _, request in usable:
         alone = plain_loop(request, groups, make, eos_token_ids=setup.eos_token_ids, longest=longest)
         for index, expected in enumerate(alone):
@@ -103,6 +126,16 @@ def test_any_schedule_gives_the_tokens_of_the_plain_loop_in_float32(name, setup,
     check_schedule(setup, workload, groups(network.config), lambda kv, arena: ModelExecutor(model, ops, kv, arena))
 
 
+restarts = st.sets(st.integers(1, 80), max_size=3)
+policies = st.builds(WritePolicy, touches=st.integers(1, 2), min_tokens=st.sampled_from([0, 0, 100]))
+
+
+@given(setups, workloads(), restarts, policies)
+def test_any_schedule_gives_the_tokens_of_the_plain_loop_over_a_store(setup, workload, restarts, policy):
+    setup = replace(setup, policy=policy)
+    check_schedule(setup, workload, null_groups(setup.windows), null_executor(), MemoryStore(), restarts)
+
+
 def test_the_schedules_reach_what_they_are_meant_to_reach():
     """A fixed crowd in a tiny pool preempts, reuses, copies on write and evicts: else the test above would prove little."""
     setup = Setup(num_blocks=8, max_num_seqs=6, max_num_batched_tokens=20)
@@ -123,6 +156,31 @@ def test_generated_tokens_are_reused_by_the_next_turn():
     core.submit(submit("second", conversation, max_tokens=2))
     run_to_end(core)
     assert core.stats().prefix_hit_tokens == (40 + 100 - 1) // B * B
+
+
+def test_a_conversation_goes_on_after_a_restart():
+    store = MemoryStore()
+    core = make_core(Setup(), store=store)
+    core.submit(submit("first", range(40), max_tokens=100))
+    answer = run_to_end(core)["first", 0]
+    core.close()
+    core = make_core(Setup(), store=store)
+    core.submit(submit("second", [*range(40), *answer, 1, 2, 3], max_tokens=2))
+    run_to_end(core)
+    assert core.stats().prefix_stored_tokens == (40 + 100 - 1) // B * B, "prompt and answer alike"
+    core.close()
+
+
+def test_the_schedules_over_a_store_reach_what_they_are_meant_to_reach():
+    """A crowd in a tiny pool, restarted twice, writes, loads and drops: else the test over stores would prove little."""
+    setup = Setup(num_blocks=8, max_num_seqs=6, max_num_batched_tokens=20)
+    store = MemoryStore()
+    requests = [(4 * i, submit(f"r{i}", [*range(150), i], n=1 + i % 2, max_tokens=60)) for i in range(12)]
+    core = check_schedule(setup, (requests, [], []), null_groups(), null_executor(), store, {10, 60})
+    stats = core.stats()
+    assert stats.prefix_stored_tokens > 0
+    assert stats.preemptions > 0
+    assert store.usage().objects > 5
 
 
 def test_a_better_priority_takes_the_place_of_a_worse_one():

@@ -1,7 +1,8 @@
 """Engines for tests: the real scheduler, cache and runner around any executor, and the plain loop they are compared with."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from time import monotonic
 
 import numpy as np
 
@@ -10,9 +11,10 @@ from tiercel.engine.messages import SampleUpdate, Submit
 from tiercel.engine.request import make_samples
 from tiercel.engine.runner import ModelRunner, sampling_batch
 from tiercel.engine.scheduler import Scheduler
-from tiercel.kv import Arena, HashChain, KVCacheManager, root_hash
+from tiercel.kv import Arena, HashChain, KVCacheManager, Tier, WritePolicy, root_hash
 from tiercel.models.executor import Executor
 from tiercel.models.null import NullExecutor, null_groups
+from tiercel.stores import Store
 from tiercel.types import BLOCK_TOKENS, AttentionBatch, KVGroup, Namespace, SamplingParams, StepInput
 
 NAMESPACE = Namespace(weights="test", network="none", numerics="test")
@@ -30,16 +32,26 @@ class Setup:
     prefix_caching: bool = True
     max_model_len: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    policy: WritePolicy = field(default_factory=WritePolicy)
 
 
 def null_executor(vocab_size: int = 50) -> MakeExecutor:
     return lambda groups, arena: NullExecutor(groups, arena, vocab_size)
 
 
-def make_core(setup: Setup, groups: Sequence[KVGroup] | None = None, make: MakeExecutor | None = None) -> EngineCore:
+def make_core(
+    setup: Setup,
+    groups: Sequence[KVGroup] | None = None,
+    make: MakeExecutor | None = None,
+    store: Store | None = None,
+) -> EngineCore:
+    """store: what lies below the device; close the core when it has one."""
     groups = groups or null_groups(setup.windows)
     manager = KVCacheManager(groups, setup.num_blocks, NAMESPACE, prefix_caching=setup.prefix_caching)
-    executor = (make or null_executor())(groups, Arena(groups, setup.num_blocks))
+    arena = Arena(groups, setup.num_blocks)
+    executor = (make or null_executor())(groups, arena)
+    if store is not None:
+        manager.attach(Tier("test", store, NAMESPACE, groups), arena, setup.policy)
     return EngineCore(
         ModelRunner(executor, manager),
         Scheduler(manager, max_num_seqs=setup.max_num_seqs, max_num_batched_tokens=setup.max_num_batched_tokens),
@@ -59,6 +71,14 @@ def run_to_end(core: EngineCore, limit: int = 100_000) -> dict[tuple[str, int], 
         collect(tokens, core.step())
         core.check_integrity()
     raise AssertionError("the engine does not come to an end")
+
+
+def settle(core: EngineCore, seconds: float = 60.0) -> None:
+    """Waits until nothing is being loaded or written any more, though the engine has nothing to compute."""
+    deadline = monotonic() + seconds
+    while any(pool.num_free < pool.num_blocks for pool in core.manager.pools) and monotonic() < deadline:
+        core.manager.wait(0.01)
+        core.manager.poll()
 
 
 def collect(tokens: dict[tuple[str, int], list[int]], updates: Sequence[SampleUpdate]) -> None:

@@ -1,8 +1,13 @@
 """What lands on standard error, seen from outside the process."""
 
 import json
+import os
 import subprocess
 import sys
+
+import pytest
+
+from tests.support.model_files import write_directory
 
 SCRIPT = """
 import logging
@@ -22,10 +27,14 @@ except ValueError:
 
 
 def log_lines(level: str, format: str) -> list[str]:
-    script = SCRIPT.format(level=level, format=format)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = run(SCRIPT.format(level=level, format=format))
     assert done.stdout == ""
     return done.stderr.splitlines()
+
+
+def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | environment)
 
 
 def test_json_is_one_object_a_line():
@@ -55,3 +64,64 @@ def test_tracebacks_show_no_values():
 def test_level():
     assert len(log_lines("debug", "json")) == 4
     assert len(log_lines("error", "json")) == 1
+
+
+UNCONFIGURED = """
+import structlog
+from tiercel.telemetry import get_logger
+{before}
+log = get_logger("tiercel.test")
+log.info("hidden")
+log.warning("100% full", path="/a b", tokens=5)
+try:
+    raise ValueError("broken")
+except ValueError:
+    log.exception("failed")
+assert not structlog.is_configured()
+"""
+
+
+def test_a_program_that_configures_nothing_sees_warnings_and_its_output_stays_clean():
+    done = run(UNCONFIGURED.format(before=""))
+    first, second, *_, last = done.stderr.splitlines()
+    assert (done.stdout, first, second) == ("", "100% full path='/a b' tokens=5", "failed")
+    assert last == "ValueError: broken"
+
+
+def test_a_program_may_handle_events_itself():
+    before = 'import logging; logging.basicConfig(format="%(levelname)s|%(name)s|%(message)s", level="INFO")'
+    done = run(UNCONFIGURED.format(before=before))
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[:2] == ["INFO|tiercel.test|hidden", "WARNING|tiercel.test|100% full path='/a b' tokens=5"]
+
+
+ENGINE = """
+import asyncio
+from tiercel import AsyncLLM, EngineConfig
+from tiercel.telemetry import configure_logging
+{before}
+async def main():
+    async with await AsyncLLM.start(EngineConfig(model={model!r}, kv_disk="auto", kv_memory="1MiB", threads=1)):
+        pass
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def engine_log(tmp_path_factory):
+    """Runs an engine process that has something to warn of, and returns what was said on standard error."""
+    folder = tmp_path_factory.mktemp("log")
+    model = write_directory(folder / "model")
+    (folder / "file").touch()  # where the user's caches should be
+
+    def start(before: str) -> str:
+        done = run(ENGINE.format(before=before, model=str(model)), XDG_CACHE_HOME=str(folder / "file"))
+        assert done.stdout == ""
+        return done.stderr
+
+    return start
+
+
+def test_an_engine_process_logs_like_its_parent(engine_log):
+    assert "[warning  ] KV is not kept on disk" in engine_log('configure_logging("info", "console")')
+    assert engine_log('configure_logging("error", "console")') == ""

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from tiercel.cli.options import Group, option
 from tiercel.config import EngineConfig, ServerConfig, checked, format_size, parse_size
-from tiercel.types import SamplingParams
+from tiercel.types import InvalidInput, SamplingParams
 
 Settings = TypeVar("Settings", bound=BaseModel)
 Given = Mapping[str, Any]  # sampling settings by name, those the user gave
@@ -82,8 +82,28 @@ def _build_sampling(given: dict[str, Any]) -> Given:
     return given
 
 
-ENGINE = settings_group(EngineConfig, "Engine")
+def _engine_group() -> Group:
+    """Every setting of the engine, and one switch that people look for."""
+    settings = settings_group(EngineConfig, "Engine")
+    about = "keep no KV on disk: the same as --kv-disk off"
+    no_store = option("no_store", bool, "--no-store", help=about, show_default=False, rich_help_panel="Engine")
+
+    def build(given: dict[str, Any]) -> object:
+        chosen = {name: value for name, value in given.items() if name != "no_store"}
+        if given.get("no_store"):
+            if "kv_disk" in chosen:
+                raise InvalidInput(
+                    "no_store", "--kv-disk says where to keep KV, --no-store says to keep none; give one of them"
+                )
+            chosen["kv_disk"] = "off"
+        return settings.build(chosen)
+
+    return Group((*settings.parameters, no_store), build)
+
+
+ENGINE = _engine_group()
 MODEL = settings_group(EngineConfig, "Engine", ("model",))
+DISK = settings_group(EngineConfig, "Store", ("kv_disk",))
 SERVER = settings_group(ServerConfig, "Server")
 SAMPLING = Group(
     tuple(

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tiercel.config.disk import DiskPlace
 from tiercel.config.sizes import parse_size
 from tiercel.types import KVFormat
 
@@ -28,4 +29,11 @@ class EngineConfig(BaseSettings):
     max_num_batched_tokens: int = Field(512, ge=1, description="token budget of one step")
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="threads that compute")
     prefix_caching: bool = Field(True, description="keep and reuse the KV of what was computed")
+    kv_disk: DiskPlace = Field("auto", description="keep KV on disk: auto = in the user's cache folder, off, or PATH[:SIZE]")
+    kv_disk_free: Annotated[Size, Field(ge=0)] = Field(2 << 30, description="leave at least this much of the disk free")
+    kv_disk_touches: int = Field(1, ge=1, description="how often a block must be met before it is written to disk")
+    kv_disk_min_tokens: int = Field(256, ge=0, description="shorter contexts are not written to disk")
+    kv_disk_rate: Annotated[Size, Field(ge=1)] | Literal["unlimited"] = Field(
+        "unlimited", description="most bytes per second written to disk"
+    )
     tenant: str = Field("", description="salt that keeps this engine's cached blocks apart from other tenants'")

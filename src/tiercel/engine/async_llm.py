@@ -13,6 +13,7 @@ import zmq.asyncio
 
 from tiercel.config import EngineConfig
 from tiercel.engine.build import load_checkpoint
+from tiercel.engine.core import FLUSH_SECONDS
 from tiercel.engine.frontend import ChatMessage, Frontend, Prompt, RequestTracker
 from tiercel.engine.messages import (
     Abort,
@@ -30,9 +31,10 @@ from tiercel.engine.messages import (
 from tiercel.engine.outputs import Delta
 from tiercel.engine.plan import EnginePlan
 from tiercel.models import Checkpoint, Tokenizer
+from tiercel.telemetry import log_settings
 from tiercel.types import EngineDead, InvalidInput, ModelError, SamplingParams
 
-_SHUTDOWN_SECONDS = 10.0
+_SHUTDOWN_SECONDS = 10.0 + FLUSH_SECONDS
 _LAST_WORDS_MILLISECONDS = 200  # a message may still be on its way when the process has ended
 
 
@@ -123,7 +125,7 @@ class AsyncLLM:
         return await waiter
 
     async def forget(self) -> None:
-        """Drops everything the cache holds."""
+        """Drops what the cache holds in memory; what it holds on disk stays."""
         await self._send(Forget())
 
     async def shutdown(self) -> None:
@@ -216,7 +218,8 @@ class EngineProcess:
             sys.executable, "-m", "tiercel.engine.process", stdin=asyncio.subprocess.PIPE
         )
         self = cls(folder, child, zmq.asyncio.Context())
-        orders = Orders(config.model_dump(mode="json"), _address(folder, "requests"), _address(folder, "replies"))
+        addresses = _address(folder, "requests"), _address(folder, "replies")
+        orders = Orders(config.model_dump(mode="json"), *addresses, log_settings())
         assert child.stdin is not None
         child.stdin.write(msgspec.json.encode(orders) + b"\n")
         return self

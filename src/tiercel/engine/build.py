@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from functools import cache
 from math import prod
 
-from tiercel.config import EngineConfig
+from tiercel.config import EngineConfig, resolve_disk
 from tiercel.engine.core import EngineCore
+from tiercel.engine.disk import disk_tier, open_store, write_policy
 from tiercel.engine.plan import EnginePlan, make_plan, resolve_backend, resolve_kv_dtype, resolve_threads
 from tiercel.engine.runner import ModelRunner
 from tiercel.engine.scheduler import Scheduler
@@ -37,11 +38,17 @@ def build_engine(config: EngineConfig, checkpoint: Checkpoint | None = None) -> 
     groups = layout_groups(config, checkpoint)
     platform = detect()
     weight_bytes = sum(4 * prod(weight.shape) for weight in checkpoint.weights.values())
-    plan = make_plan(config, checkpoint.config, groups, weight_bytes, platform)
+    disk = resolve_disk(config) if config.prefix_caching else None
+    store = open_store(disk)
+    plan = make_plan(config, checkpoint.config, groups, weight_bytes, platform, disk=disk if store is not None else None)
     ops = load_ops(resolve_backend(config), threads=resolve_threads(config, platform))
-    manager = KVCacheManager(groups, plan.num_blocks, namespace(config, checkpoint, ops), prefix_caching=config.prefix_caching)
+    own = namespace(config, checkpoint, ops)
+    manager = KVCacheManager(groups, plan.num_blocks, own, prefix_caching=config.prefix_caching)
+    arena = Arena(groups, plan.num_blocks)
     model = build_model(checkpoint.config, checkpoint.weights, ops)
-    executor = ModelExecutor(model, ops, groups, Arena(groups, plan.num_blocks))
+    executor = ModelExecutor(model, ops, groups, arena)
+    if store is not None:
+        manager.attach(disk_tier(config, store, own, groups), arena, write_policy(config))
     scheduler = Scheduler(manager, max_num_seqs=plan.max_num_seqs, max_num_batched_tokens=plan.max_num_batched_tokens)
     core = EngineCore(
         ModelRunner(executor, manager),

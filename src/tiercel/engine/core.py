@@ -12,7 +12,10 @@ from tiercel.engine.request import Request, make_samples
 from tiercel.engine.runner import ModelRunner
 from tiercel.engine.scheduler import Scheduler, SchedulerOutput
 from tiercel.kv import KVCacheManager
-from tiercel.types import StepOutput
+from tiercel.types import BLOCK_TOKENS, StepOutput
+
+FLUSH_SECONDS = 30.0
+_NOTHING_TO_DO_SECONDS = 0.005  # all requests wait for a store; whoever drives the engine has messages to read, too
 
 if TYPE_CHECKING:
     from tiercel.engine.structured import GrammarCompiler
@@ -63,6 +66,7 @@ class EngineCore:
                 sample.matcher = self._grammars().compile(message.params.structured)
         self._samples[message.request_id] = {sample.index: sample for sample in samples}
         self._counters["prompt_tokens"] += first.num_prompt_tokens
+        self.manager.set_busy(True)
         self.scheduler.add(first)
 
     def abort(self, message: Abort) -> None:
@@ -73,20 +77,31 @@ class EngineCore:
 
     def step(self) -> list[SampleUpdate]:
         """Schedule, run, take in. Returns the new tokens; empty when there is nothing to do."""
+        with self._timed("movement"):
+            self.manager.poll()
         with self._timed("schedule"):
             scheduled = self.scheduler.schedule()
         if not scheduled.num_tokens:
+            if self.has_work:
+                self.manager.wait(_NOTHING_TO_DO_SECONDS)
             return []
         with self._timed("prepare"):
             step, samples = self.runner.prepare(scheduled)
+        start = perf_counter()
         with self._timed("execute"):
             output = self.runner.execute(step)
+        if len(step.token_ids) >= BLOCK_TOKENS:  # enough rows to tell what computing a prompt costs
+            self.manager.computed(len(step.token_ids), perf_counter() - start)
         with self._timed("update"):
             self._count_step(scheduled)
             return self._take_output(samples, output)
 
+    def close(self) -> None:
+        """Writes what is still to be written to the tier below, within limits. The engine must not be used any more."""
+        self.manager.close(FLUSH_SECONDS)
+
     def forget(self) -> None:
-        """Drops all cached content; running requests go on."""
+        """Drops what the device has cached; running requests go on."""
         self.manager.forget()
 
     def stats(self) -> EngineStats:
@@ -94,14 +109,17 @@ class EngineCore:
         return EngineStats(
             requests_running=len(self.scheduler.running),
             requests_waiting=len(self.scheduler.waiting),
+            requests_loading=len(self.scheduler.loading),
             kv_blocks_total=sum(pool.num_blocks for pool in pools),
-            kv_blocks_used=sum(pool.num_blocks - pool.num_free for pool in pools),
+            kv_blocks_used=sum(pool.num_held for pool in pools),
             kv_blocks_cached=sum(pool.num_cached for pool in pools),
             prefix_query_tokens=self.scheduler.num_query_tokens,
             prefix_hit_tokens=self.scheduler.num_hit_tokens,
+            prefix_stored_tokens=self.scheduler.num_stored_tokens,
             preemptions=self.scheduler.num_preemptions,
             evictions=sum(pool.num_evictions for pool in pools),
             phase_seconds=dict(self.timings),
+            tier=self.manager.tier_counts(),
             **self._counters,
         )
 
@@ -132,7 +150,7 @@ class EngineCore:
         for sibling in request.siblings:
             self.manager.fork(request.key, sibling.key)
             sibling.num_computed_tokens = request.num_computed_tokens
-            sibling.cached_tokens = request.cached_tokens
+            sibling.reuse = request.reuse
             self.scheduler.add_running(sibling)
         request.siblings = []
 
@@ -151,7 +169,8 @@ class EngineCore:
             logprobs=None if logprobs is None else [] if stopped else [logprobs],
             finish_reason=reason,
             stop_token=token_id if token_id in request.params.stop_token_ids else None,
-            cached_tokens=request.cached_tokens or 0,
+            cached_tokens=request.cached_tokens,
+            reuse=request.reuse if request.num_output_tokens == 1 else None,
         )
 
     def _is_full(self, request: Request) -> bool:
@@ -164,6 +183,7 @@ class EngineCore:
         del samples[request.index]
         if not samples:
             del self._samples[request.request_id]
+            self.manager.set_busy(self.has_work)
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

@@ -141,6 +141,7 @@ class RequestTracker:
             stop_reason=piece.stop if stopped else update.stop_token,
             prompt_tokens=len(self.prompt_token_ids),
             cached_tokens=update.cached_tokens,
+            reuse=update.reuse,
         )
         waiting = self._waiting.setdefault(update.index, delta)
         if waiting is not delta:

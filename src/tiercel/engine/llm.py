@@ -1,5 +1,6 @@
 """The engine inline: synchronous, in the caller's process."""
 
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -33,6 +34,7 @@ class LLM:
         self.config = config or checked(EngineConfig, settings)
         engine = build_engine(self.config)
         self.core = engine.core
+        weakref.finalize(self, self.core.close)  # also at the interpreter's end: what was computed is not lost
         self.plan = engine.plan
         self.model_name = Path(self.config.model).name
         self.generation_defaults: Mapping[str, float] = engine.checkpoint.generation_defaults
@@ -113,12 +115,13 @@ class LLM:
         return self.core.stats()
 
     def forget(self) -> None:
-        """Drops everything the cache holds."""
+        """Drops what the cache holds in memory; what it holds on disk stays."""
         self.core.forget()
 
     def close(self) -> None:
-        """Stops all requests. The memory goes with the object."""
+        """Stops all requests and writes what is still to be written to disk. The memory goes with the object."""
         self._abort(set(self._trackers))
+        self.core.close()
 
     def __enter__(self) -> "LLM":
         return self

@@ -2,15 +2,20 @@
 
 import msgspec
 
-from tiercel.types import SamplingParams
+from tiercel.telemetry import LogSettings
+from tiercel.types import Reuse, SamplingParams
 
 
 class Orders(msgspec.Struct, frozen=True):
-    """What an engine process reads first. config: the fields of EngineConfig; requests, replies: ZeroMQ addresses."""
+    """What an engine process reads first.
+
+    config: the fields of EngineConfig; requests, replies: ZeroMQ addresses; log: how its parent logs, None = as it comes.
+    """
 
     config: dict[str, str | int | float | bool]
     requests: str
     replies: str
+    log: LogSettings | None
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -35,7 +40,7 @@ class GetStats(msgspec.Struct, frozen=True, tag=True):
 
 
 class Forget(msgspec.Struct, frozen=True, tag=True):
-    """Drop all cached content."""
+    """Drop what the device has cached."""
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
@@ -53,7 +58,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 class SampleUpdate(msgspec.Struct, frozen=True, array_like=True):
     """One sample's token of this step. finish_reason: "stop", "length" or "abort" when it was the last.
 
-    A stop token is reported as stop_token and not in token_ids.
+    A stop token is reported as stop_token and not in token_ids. reuse: comes with the first token only.
     """
 
     request_id: str
@@ -63,6 +68,7 @@ class SampleUpdate(msgspec.Struct, frozen=True, array_like=True):
     finish_reason: str | None = None
     stop_token: int | None = None
     cached_tokens: int = 0
+    reuse: Reuse | None = None
 
 
 class Updates(msgspec.Struct, frozen=True, tag=True):
@@ -72,10 +78,14 @@ class Updates(msgspec.Struct, frozen=True, tag=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Gauges now, counters and seconds since start. `phase_seconds`: where the time of steps went."""
+    """Gauges now, counters and seconds since start.
+
+    phase_seconds: where the time of steps went; tier: what happened between the device and the tier below it.
+    """
 
     requests_running: int = 0
     requests_waiting: int = 0
+    requests_loading: int = 0
     kv_blocks_total: int = 0
     kv_blocks_used: int = 0
     kv_blocks_cached: int = 0
@@ -84,9 +94,11 @@ class EngineStats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     generation_tokens: int = 0
     prefix_query_tokens: int = 0
     prefix_hit_tokens: int = 0
+    prefix_stored_tokens: int = 0
     preemptions: int = 0
     evictions: int = 0
     phase_seconds: dict[str, float] = {}
+    tier: dict[str, float] = {}
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):

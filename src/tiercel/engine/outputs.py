@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tiercel.types import Reuse
+
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
@@ -37,6 +39,7 @@ class Delta:
     stop_reason: str | int | None = None  # the stop string or stop token that ended it; None = end of text or length
     prompt_tokens: int = 0
     cached_tokens: int = 0  # prompt tokens whose KV was reused
+    reuse: Reuse | None = None  # where they came from and why no more; in a sample's first delta only
 
     def extend(self, later: "Delta") -> None:
         """Joins the same sample's next delta to this one."""
@@ -67,6 +70,7 @@ class RequestOutput:
     prompt_token_ids: list[int]
     samples: list[SampleOutput]
     cached_tokens: int = 0
+    reuse: Reuse | None = None
     time_to_first_token: float = 0.0
     time_total: float = 0.0
 
@@ -84,6 +88,7 @@ class RequestOutput:
         sample.finish_reason = delta.finish_reason
         sample.stop_reason = delta.stop_reason
         self.cached_tokens = delta.cached_tokens
+        self.reuse = self.reuse or delta.reuse
 
     @property
     def finished(self) -> bool:

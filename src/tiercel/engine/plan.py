@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tiercel.config import EngineConfig, format_size
+from tiercel.config import DiskPlan, EngineConfig, format_size
 from tiercel.platforms import Platform
 from tiercel.types import BLOCK_TOKENS, InvalidInput, KVFormat, KVGroup, ModelConfig, ModelError
 
@@ -25,6 +25,8 @@ class EnginePlan(msgspec.Struct, frozen=True, kw_only=True):
     max_num_batched_tokens: int
     threads: int
     prefix_caching: bool
+    disk_path: str = ""  # where KV is kept on disk; empty = nowhere
+    disk_bytes: int = 0  # at most
 
     @property
     def kv_tokens(self) -> int:
@@ -32,8 +34,9 @@ class EnginePlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.num_blocks * BLOCK_TOKENS
 
     def __str__(self) -> str:
+        disk = f"up to {format_size(self.disk_bytes)} more in {self.disk_path}; " if self.disk_path else ""
         return (
-            f"KV {format_size(self.kv_bytes)} = {self.kv_tokens:,} tokens at {self.kv_dtype}; "
+            f"KV {format_size(self.kv_bytes)} = {self.kv_tokens:,} tokens at {self.kv_dtype}; {disk}"
             f"context up to {self.max_model_len:,} tokens; {self.backend} back end, {self.dtype}, threads: {self.threads}"
         )
 
@@ -51,7 +54,13 @@ def resolve_threads(config: EngineConfig, platform: Platform) -> int:
 
 
 def make_plan(
-    config: EngineConfig, model: ModelConfig, groups: Sequence[KVGroup], weight_bytes: int, platform: Platform
+    config: EngineConfig,
+    model: ModelConfig,
+    groups: Sequence[KVGroup],
+    weight_bytes: int,
+    platform: Platform,
+    *,
+    disk: DiskPlan | None = None,
 ) -> EnginePlan:
     """Fits the KV cache beside `weight_bytes` of weights.
 
@@ -83,6 +92,8 @@ def make_plan(
         max_num_batched_tokens=config.max_num_batched_tokens,
         threads=resolve_threads(config, platform),
         prefix_caching=config.prefix_caching,
+        disk_path=str(disk.path) if disk is not None else "",
+        disk_bytes=disk.capacity if disk is not None else 0,
     )
 
 

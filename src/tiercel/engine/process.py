@@ -28,6 +28,7 @@ from tiercel.engine.messages import (
     ToEngine,
     Updates,
 )
+from tiercel.telemetry import configure_logging
 from tiercel.types import InvalidInput, TiercelError
 
 
@@ -85,6 +86,8 @@ def run(core: EngineCore, wire: Wire) -> None:
 def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
     orders = msgspec.json.decode(sys.stdin.buffer.readline(), type=Orders)
+    if orders.log is not None:
+        configure_logging(*orders.log)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     wire = Wire(orders)
     try:
@@ -95,6 +98,7 @@ def main() -> int:
         return 1
     wire.send(Ready(msgspec.msgpack.encode(engine.plan)))
     run(engine.core, wire)
+    engine.core.close()
     wire.close()
     return 0
 

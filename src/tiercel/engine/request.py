@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from tiercel.engine.messages import Submit
 from tiercel.kv import HashChain
-from tiercel.types import SamplingParams
+from tiercel.types import Reuse, SamplingParams
 
 if TYPE_CHECKING:
     from tiercel.engine.structured import GrammarMatcher
@@ -30,7 +30,7 @@ class Request:
     chain: HashChain
     stop_token_ids: frozenset[int]  # end of text, unless it is ignored, and the user's
     num_computed_tokens: int = 0
-    cached_tokens: int | None = None  # prompt tokens reused at the first admission; None before it
+    reuse: Reuse | None = None  # what was reused at the first admission; None before it
     siblings: list["Request"] = field(default_factory=list)
     matcher: "GrammarMatcher | None" = None
 
@@ -46,6 +46,11 @@ class Request:
     @property
     def num_output_tokens(self) -> int:
         return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that were reused."""
+        return self.reuse.device_tokens + self.reuse.stored_tokens if self.reuse is not None else 0
 
     @property
     def num_missing_tokens(self) -> int:

@@ -17,6 +17,7 @@ class Arena:
         starts = [0]
         for size in sizes:
             starts.append(_page_up(starts[-1] + size))
+        self._block_bytes = [group.layout.block_bytes for group in groups]
         self._mapping = mmap.mmap(-1, max(starts[-1], mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._mapping.madvise(mmap.MADV_HUGEPAGE)
@@ -24,6 +25,11 @@ class Arena:
         self.groups: tuple[npt.NDArray[np.uint8], ...] = tuple(
             everything[start : start + size] for start, size in zip(starts, sizes, strict=False)
         )
+
+    def block(self, group: int, slot: int) -> memoryview:
+        """The bytes of one block, to read and to write."""
+        size = self._block_bytes[group]
+        return self.groups[group][slot * size : (slot + 1) * size].data
 
     @property
     def num_bytes(self) -> int:

@@ -6,6 +6,7 @@ from dataclasses import astuple
 import numpy as np
 from blake3 import blake3
 
+from tiercel.kv.block import BlockContent
 from tiercel.types import BLOCK_TOKENS, BlockHash, Namespace
 
 
@@ -26,25 +27,35 @@ def block_hash(parent: BlockHash, tokens: bytes, extras: bytes = b"") -> BlockHa
 
 
 class HashChain:
-    """The hashes of one token sequence's full blocks, extended as it grows. Kept over preemptions: tokens never change."""
+    """The hashes of one token sequence's full blocks, and what they stand for; extended as it grows.
 
-    def __init__(self, root: BlockHash, links: Sequence[BlockHash] = ()) -> None:
+    Kept over preemptions: tokens never change.
+    """
+
+    def __init__(self, root: BlockHash, salt: str = "") -> None:
         self.root = root
-        self.links = list(links)
+        self.salt = salt
+        self.links: list[BlockHash] = []
+        self.contents: list[BlockContent] = []
 
     def extend(self, token_ids: Sequence[int]) -> None:
         """Adds a link for every full block of `token_ids` that is not covered yet. token_ids: the sequence from its start."""
-        full = len(token_ids) // BLOCK_TOKENS
-        for index in range(len(self.links), full):
-            tokens = np.asarray(token_ids[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS], dtype="<i4")
-            self.links.append(block_hash(self.parent(index), tokens.tobytes()))
-
-    def parent(self, index: int) -> BlockHash:
-        """What link `index` is chained to."""
-        return self.links[index - 1] if index else self.root
+        for index in range(len(self.links), len(token_ids) // BLOCK_TOKENS):
+            start = index * BLOCK_TOKENS
+            tokens = np.asarray(token_ids[start : start + BLOCK_TOKENS], dtype="<i4").tobytes()
+            parent = self.links[-1] if self.links else self.root
+            self.links.append(block_hash(parent, tokens))
+            self.contents.append(BlockContent(parent, tokens, start))
 
     def copy(self) -> "HashChain":
-        return HashChain(self.root, self.links)
+        copied = HashChain(self.root, self.salt)
+        copied.links, copied.contents = list(self.links), list(self.contents)
+        return copied
+
+
+def reusable_blocks(num_tokens: int) -> int:
+    """Blocks of a sequence that can come from a cache: full ones, and one token at least is computed."""
+    return (num_tokens - 1) // BLOCK_TOKENS
 
 
 def _framed(*values: object) -> bytes:

@@ -2,24 +2,37 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from tiercel.kv.arena import Arena
 from tiercel.kv.block import KVBlock
-from tiercel.kv.hashing import HashChain, root_hash
+from tiercel.kv.explain import explain, explain_off
+from tiercel.kv.hashing import HashChain, reusable_blocks, root_hash
+from tiercel.kv.history import History
+from tiercel.kv.match import first_needed, longest_match
 from tiercel.kv.pool import BlockPool
-from tiercel.types import BLOCK_TOKENS, BlockHash, KVGroup, Namespace
+from tiercel.kv.tier import Tier
+from tiercel.kv.traffic import Traffic
+from tiercel.kv.write_behind import WritePolicy
+from tiercel.types import BLOCK_TOKENS, BlockHash, KVGroup, Namespace, Reuse
+
+_LEAST_REMEMBERED = 4096  # blocks, to explain misses
 
 
 @dataclass(eq=False)
 class BlockTables:
     """The blocks of one request: per group a table of blocks, None where a block fell behind the window.
 
-    num_sealed: leading blocks that were sealed; first_kept: per group, the number of leading None entries.
+    num_sealed: leading blocks that were sealed; num_offered: those of them that were put forward for writing; first_kept: per
+    group, the number of leading None entries; reuse: what was found at the start, and why no more.
     """
 
     chain: HashChain
     tables: list[list[KVBlock | None]]
     first_kept: list[int]
+    reuse: Reuse
     num_sealed: int = 0
+    num_offered: int = 0
 
 
 class KVCacheManager:
@@ -27,6 +40,8 @@ class KVCacheManager:
 
     A request goes through: `admit` (takes what can be reused) -> `reserve` before each step -> `seal` after it -> `release`.
     `fork` lets a second sample start from the same blocks; the first of them to write into a shared block gets a copy of it.
+    With a tier below (`attach`), a request that waits is looked up there and what is found is loaded before it is admitted:
+    `look_up` -> until not `is_looking` -> `start_load` -> until not `is_loading` -> `admit`. None of these waits for anything.
     Called by one thread. Nothing is changed by a call that returns False or raises.
     """
 
@@ -39,12 +54,21 @@ class KVCacheManager:
         self._prefix_caching = prefix_caching
         self._requests: dict[str, BlockTables] = {}
         self._copies: list[dict[int, int]] = [{} for _ in groups]  # per group: destination slot -> source slot
+        self._history = History(max(_LEAST_REMEMBERED, 4 * num_blocks))
+        self._below: Traffic | None = None
+        for group, pool in enumerate(self.pools):
+            pool.on_evict = partial(self._evicted, group)
+
+    def attach(self, tier: Tier, arena: Arena, policy: WritePolicy | None = None) -> None:
+        """Puts a tier below the device. arena: the bytes of the device blocks; policy: what is written to it."""
+        if self._prefix_caching:
+            self._below = Traffic(tier, self.pools, self.groups, arena, policy or WritePolicy(), self._history)
 
     # -- a request's life -----------------------------------------------------------------------------------------------------
 
     def new_chain(self, salt: str = "") -> HashChain:
         """The identity of a new request's blocks. `salt` keeps them apart from everybody's who does not name the same salt."""
-        return HashChain(root_hash(self.namespace, salt))
+        return HashChain(root_hash(self.namespace, salt), salt)
 
     def admit(self, request_id: str, token_ids: Sequence[int], chain: HashChain) -> int:
         """Starts a request and takes the longest cached prefix of its tokens. Returns how many tokens need not be computed.
@@ -53,14 +77,24 @@ class KVCacheManager:
         """
         if request_id in self._requests:
             raise ValueError(f"request {request_id!r} is admitted already")
-        state = BlockTables(chain, [[] for _ in self.groups], [0] * len(self.groups))
+        arrival = self._below.up.take(request_id) if self._below is not None else None
+        num_reused = 0
         if self._prefix_caching:
             chain.extend(token_ids)
-            state.num_sealed = self._longest_match(chain.links[: (len(token_ids) - 1) // BLOCK_TOKENS])
-            for group in range(len(self.groups)):
-                self._take_prefix(state, group)
+            num_reused = longest_match(self.groups, chain.links[: reusable_blocks(len(token_ids))], self._on_device)
+            reuse = explain(len(token_ids), num_reused, chain, arrival, self._history)
+        else:
+            reuse = explain_off(len(token_ids))
+        state = BlockTables(chain, [[] for _ in self.groups], [0] * len(self.groups), reuse, num_reused)
+        for group in range(len(self.groups)):
+            self._take_prefix(state, group)
+        self._offer(state)
         self._requests[request_id] = state
-        return state.num_sealed * BLOCK_TOKENS
+        return num_reused * BLOCK_TOKENS
+
+    def reuse(self, request_id: str) -> Reuse:
+        """Where the request's tokens came from when it was admitted, and why no more of them could be reused."""
+        return self._requests[request_id].reuse
 
     def reserve(self, request_id: str, num_computed_tokens: int, num_tokens: int) -> bool:
         """Makes room for writing tokens num_computed_tokens .. num_tokens - 1. False, with no block taken, if there is none."""
@@ -69,10 +103,9 @@ class KVCacheManager:
             self._drop_behind_window(state, group, num_computed_tokens)
         wanted = -(-num_tokens // BLOCK_TOKENS)
         shared = [self._shared_tail(state, group, num_computed_tokens) for group in range(len(self.groups))]
-        for group, pool in enumerate(self.pools):
-            missing = max(0, wanted - len(state.tables[group])) + (shared[group] is not None)
-            if missing > pool.num_free:
-                return False
+        missing = [max(0, wanted - len(table)) + (tail is not None) for table, tail in zip(state.tables, shared, strict=True)]
+        if not self._has_free(missing):
+            return False
         for group, pool in enumerate(self.pools):
             table = state.tables[group]
             tail = shared[group]
@@ -95,8 +128,9 @@ class KVCacheManager:
             for index in range(state.num_sealed, full):
                 block = table[index]
                 if block is not None:
-                    table[index] = pool.seal(block, state.chain.links[index], state.chain.parent(index))
+                    table[index] = self._seal(pool, block, state.chain, index)
         state.num_sealed = full
+        self._offer(state)
 
     def fork(self, parent_id: str, child_id: str) -> None:
         """Starts a request that holds every block of another, the unfinished last one too."""
@@ -108,7 +142,12 @@ class KVCacheManager:
                 if block is not None:
                     pool.hold(block)
         self._requests[child_id] = BlockTables(
-            parent.chain.copy(), [list(table) for table in parent.tables], list(parent.first_kept), parent.num_sealed
+            parent.chain.copy(),
+            [list(table) for table in parent.tables],
+            list(parent.first_kept),
+            parent.reuse,
+            parent.num_sealed,
+            parent.num_offered,
         )
 
     def release(self, request_id: str) -> None:
@@ -118,6 +157,34 @@ class KVCacheManager:
             for block in reversed(table):  # the end of a prefix is worth less than its start: let it be evicted first
                 if block is not None:
                     self._drop(group, block)
+
+    # -- a request that waits -------------------------------------------------------------------------------------------------
+
+    def look_up(self, request_id: str, token_ids: Sequence[int], chain: HashChain) -> None:
+        """Asks the tier below, in the background, for the part of a request's prefix that the device lacks."""
+        if self._below is None:
+            return
+        chain.extend(token_ids)
+        num_blocks = reusable_blocks(len(token_ids))
+        elsewhere = self._below.tier.elsewhere(chain.contents[0].tokens, chain.salt) if num_blocks else []
+        self._below.up.look_up(request_id, chain, num_blocks, elsewhere)
+
+    def is_looking(self, request_id: str) -> bool:
+        """Whether the answer is still out."""
+        return self._below is not None and self._below.up.is_looking(request_id)
+
+    def start_load(self, request_id: str) -> bool:
+        """Begins to load what was found and is worth it. False if there is nothing to wait for."""
+        return self._below is not None and self._below.up.start(request_id)
+
+    def is_loading(self, request_id: str) -> bool:
+        """Whether blocks that the request waits for are on their way."""
+        return self._below is not None and self._below.up.is_loading(request_id)
+
+    def stop_waiting(self, request_id: str) -> None:
+        """A waiting request is gone: what is done for it in the background is given up."""
+        if self._below is not None:
+            self._below.up.take(request_id)
 
     # -- what the runner needs ------------------------------------------------------------------------------------------------
 
@@ -139,14 +206,48 @@ class KVCacheManager:
         """Blocks that can be allocated, in the group that has fewest."""
         return min(pool.num_free for pool in self.pools)
 
+    def poll(self) -> None:
+        """Takes in what was loaded and written in the background. To be called before each step."""
+        if self._below is not None:
+            self._below.poll()
+
+    def wait(self, seconds: float) -> None:
+        """Until something was loaded, at most so long: for when nothing else can be done."""
+        if self._below is not None:
+            self._below.tier.movers.wait(seconds)
+
+    def set_busy(self, busy: bool) -> None:
+        """Says whether requests are being computed; while none are, writing may take all it needs."""
+        if self._below is not None:
+            self._below.down.set_busy(busy)
+
+    def computed(self, num_tokens: int, seconds: float) -> None:
+        """Notes what computing prompt tokens costs, to be weighed against loading them."""
+        if self._below is not None:
+            self._below.up.cost.computed(num_tokens, seconds)
+
+    def tier_counts(self) -> dict[str, float]:
+        """What happened between the device and the tier below it; empty where there is none."""
+        return self._below.counts() if self._below is not None else {}
+
+    def close(self, seconds: float) -> None:
+        """Writes what is still to be written, as far as `seconds` allow."""
+        if self._below is not None:
+            self._below.close(seconds)
+            self._below = None
+
     def forget(self) -> int:
-        """Drops all cached content; running requests go on. Returns how many blocks were forgotten."""
+        """Drops what the device holds; running requests go on. Returns how many blocks were forgotten.
+
+        What a tier below holds stays there: `Store.clear` removes it.
+        """
         return sum(pool.forget() for pool in self.pools)
 
     def check_integrity(self) -> None:
         """Raises AssertionError unless tables, reference counts, free queues and indexes agree."""
         for group, pool in enumerate(self.pools):
             held = [block for state in self._requests.values() for block in state.tables[group] if block is not None]
+            held += self._below.up.held(group) if self._below is not None else []
             pool.check_integrity(held)
             slots = {block.device.slot for block in held}
             assert set(self._copies[group]) <= slots, "a pending copy writes into a block nobody holds"
@@ -158,37 +259,53 @@ class KVCacheManager:
 
     # -- parts ----------------------------------------------------------------------------------------------------------------
 
-    def _longest_match(self, links: Sequence[BlockHash]) -> int:
-        """Most blocks n such that every group holds what a row at position n * BLOCK_TOKENS can see."""
-        limit = len(links)
-        windowed = []
-        for group, pool in zip(self.groups, self.pools, strict=True):
-            if group.window is None:
-                limit = next((i for i in range(limit) if pool.find(links[i]) is None), limit)
-            else:
-                windowed.append((pool, _window_blocks(group.window)))
-        if not windowed:
-            return limit
-        best = 0
-        runs = [0] * len(windowed)  # consecutive blocks found, up to the one looked at
-        for index in range(limit):
-            runs = [0 if pool.find(links[index]) is None else run + 1 for run, (pool, _) in zip(runs, windowed, strict=True)]
-            if all(run >= min(index + 1, needed) for run, (_, needed) in zip(runs, windowed, strict=True)):
-                best = index + 1
-        return best
+    def _on_device(self, group: int, link: BlockHash) -> bool:
+        return self.pools[group].find(link) is not None
+
+    def _has_free(self, wanted: Sequence[int]) -> bool:
+        """Whether every group has so many free blocks, once writers have given back what they only wait for."""
+        if all(number <= pool.num_free for number, pool in zip(wanted, self.pools, strict=True)):
+            return True
+        if self._below is not None:
+            self._below.make_room()
+        return all(number <= pool.num_free for number, pool in zip(wanted, self.pools, strict=True))
+
+    def _seal(self, pool: BlockPool, block: KVBlock, chain: HashChain, index: int) -> KVBlock:
+        sealed = pool.seal(block, chain.links[index], chain.contents[index])
+        sealed.touches += 1
+        self._history.met(chain.links[index], chain.contents[index])
+        return sealed
+
+    def _offer(self, state: BlockTables) -> None:
+        """Puts the request's sealed blocks forward for writing, once there are enough of them to be worth it."""
+        if self._below is None or state.num_sealed * BLOCK_TOKENS < self._below.down.policy.min_tokens:
+            return
+        for group, table in enumerate(state.tables):
+            for block in table[state.num_offered : state.num_sealed]:
+                if block is not None:
+                    self._below.down.offer(group, block)
+        state.num_offered = state.num_sealed
+
+    def _evicted(self, group: int, block: KVBlock) -> None:
+        assert block.block_hash is not None, "only sealed blocks are evicted"
+        self._history.lost(block.block_hash, stored=block.stored)
+        if self._below is not None:
+            self._below.down.evicted(group, block)
 
     def _take_prefix(self, state: BlockTables, group: int) -> None:
         """Fills the group's table with the first `num_sealed` blocks, as far as its window reaches back."""
-        window = self.groups[group].window
         pool, table = self.pools[group], state.tables[group]
-        first = 0 if window is None else max(0, state.num_sealed - _window_blocks(window))
+        first = first_needed(self.groups[group], state.num_sealed)
         state.first_kept[group] = first
         table.extend([None] * first)
         for link in state.chain.links[first : state.num_sealed]:
             block = pool.find(link)
             assert block is not None, "the match found this block"
             pool.hold(block)
+            block.touches += 1
             table.append(block)
+        if self._below is not None:
+            self._below.down.touch(group, [block for block in table if block is not None])
 
     def _drop_behind_window(self, state: BlockTables, group: int, num_computed_tokens: int) -> None:
         """Gives back the blocks that no row from num_computed_tokens on can see."""
@@ -222,8 +339,3 @@ class KVCacheManager:
         self.pools[group].drop(block)
         if block.ref_count == 0:
             self._copies[group].pop(block.device.slot, None)
-
-
-def _window_blocks(window: int) -> int:
-    """Blocks before a block boundary that hold the window of the first token after it."""
-    return -(-(window - 1) // BLOCK_TOKENS)

@@ -7,7 +7,8 @@
 
 Every byte is covered by a check of its own: nothing of a header is used before the header's checksum, nothing of a frame before
 that frame's. The header repeats the key, and its hash must follow from its parent and tokens: a file under another's name is
-found out.
+found out. A header has one spelling, and no reader skips a field it does not know: a new field is a new format version. Every
+version begins with the same magic and its number.
 """
 
 import struct
@@ -19,14 +20,22 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
+from tiercel.kv.block import BlockContent
 from tiercel.kv.hashing import block_hash
-from tiercel.types import FORMAT_VERSION, BlockHash, BlockKey, KVLayout
+from tiercel.types import BLOCK_TOKENS, FORMAT_VERSION, BlockHash, BlockKey, KVLayout
 
 ALIGNMENT = 4096
+LARGEST_OBJECT = 1 << 30  # bytes; what claims to be larger is refused before anything is made room for
 _MAGIC = b"TIERCEL\x00"
 _PREFIX = struct.Struct("<8sHHI16s")  # magic, format version, nothing, header length, header checksum
+PREFIX_BYTES = _PREFIX.size
 _HEADER_ROOM = 1024  # for all header fields but the frames
 _FRAME_ROOM = 48  # for one frame
+_LONGEST_HEADER = 1 << 20
+_HASH_BYTES = 32
+
+Checksum = bytes  # BLAKE3, cut to 16 bytes
+Data = bytes | bytearray | memoryview
 
 
 class ObjectError(Exception):
@@ -38,12 +47,12 @@ class ObjectError(Exception):
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):
-    """One layer's bytes. offset: from the start of the object; checksum: BLAKE3 of the stored bytes, cut to 16."""
+    """One layer's bytes as they are stored. offset: from the start of the object."""
 
     layer: int
     offset: int
     bytes: int
-    checksum: bytes
+    checksum: Checksum
 
 
 class ObjectHeader(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,16 +82,7 @@ class ObjectHeader(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def token_ids(self) -> list[int]:
-        ids: list[int] = np.frombuffer(self.tokens, "<i4").tolist()
-        return ids
-
-
-class BlockContent(msgspec.Struct, frozen=True):
-    """What a block's hash stands for. tokens: little-endian int32."""
-
-    parent: bytes
-    tokens: bytes
-    first_position: int
+        return parse_tokens(self.tokens)
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -126,27 +126,36 @@ def encode_header(key: BlockKey, content: BlockContent, layout: KVLayout, payloa
         )
     )
     prefix = _PREFIX.pack(_MAGIC, FORMAT_VERSION, 0, len(header), _header_checksum(len(header), header))
+    if len(prefix) + len(header) > start:
+        raise ValueError(f"a header of {len(header)} bytes has no room before a payload that begins at {start}")
     return (prefix + header).ljust(start, b"\0")
 
 
-def decode_header(data: bytes | bytearray | memoryview) -> ObjectHeader:
-    """The header at the start of `data`. Raises ObjectError."""
-    if len(data) < _PREFIX.size:
-        raise ObjectError("corrupt", f"{len(data)} bytes are too few for an object")
-    magic, version, nothing, length, checksum = _PREFIX.unpack_from(data)
-    if magic != _MAGIC:
-        raise ObjectError("corrupt", "it does not begin like an object")
-    if version != FORMAT_VERSION:
-        raise ObjectError("version", f"it has format version {version}, this is version {FORMAT_VERSION}")
-    header = bytes(data[_PREFIX.size : _PREFIX.size + length])
-    if nothing or len(header) != length or _header_checksum(length, header) != checksum:
+def header_end(data: Data) -> int:
+    """Bytes that `decode_header` needs of an object of which `data` are the first PREFIX_BYTES or more. Raises ObjectError."""
+    return PREFIX_BYTES + _read_prefix(data)[0]
+
+
+def decode_header(data: Data) -> ObjectHeader:
+    """The header at the start of `data`, which must make sense in itself. Raises ObjectError.
+
+    data: the object's bytes from its start. The zeros behind the header are checked as far as `data` reaches.
+    """
+    length, checksum = _read_prefix(data)
+    encoded = bytes(data[PREFIX_BYTES : PREFIX_BYTES + length])
+    if _header_checksum(length, encoded) != checksum:
         raise ObjectError("corrupt", "its header fails its check")
-    if any(data[_PREFIX.size + length : -(-(_PREFIX.size + length) // ALIGNMENT) * ALIGNMENT]):
-        raise ObjectError("corrupt", "there are bytes between header and payload")
     try:
-        return _decoder.decode(header)
-    except msgspec.DecodeError as error:
+        header = _decoder.decode(encoded)
+    except (ValueError, RecursionError) as error:  # msgspec's own errors are ValueErrors
         raise ObjectError("corrupt", f"its header makes no sense: {error}") from error
+    if _encoder.encode(header) != encoded:
+        raise ObjectError("corrupt", "its header says more than a header of this version can say")
+    _check_sense(header)
+    padding = bytes(data[PREFIX_BYTES + length : payload_start(header.layout)])
+    if padding.strip(b"\0"):
+        raise ObjectError("corrupt", "there are bytes between header and payload")
+    return header
 
 
 def check_identity(header: ObjectHeader, key: BlockKey, layout: KVLayout | None = None) -> None:
@@ -157,13 +166,9 @@ def check_identity(header: ObjectHeader, key: BlockKey, layout: KVLayout | None 
     if header.block_hash != expected:
         raise ObjectError("foreign", "its hash does not follow from its parent and tokens")
     if (header.fidelity, header.codec, header.rope_applied) != ("exact", "raw", True):
-        raise ObjectError("foreign", f"its bytes are {header.fidelity}, packed as {header.codec}")
+        raise ObjectError("foreign", f"its bytes are {header.fidelity!r:.40}, packed as {header.codec!r:.40}")
     if layout is not None and header.layout != layout:
         raise ObjectError("foreign", "it is laid out for another model")
-    start, size = payload_start(header.layout), frame_bytes(header.layout)
-    places = [(layer, start + index * size, size) for index, layer in enumerate(header.layout.layers)]
-    if [(frame.layer, frame.offset, frame.bytes) for frame in header.frames] != places:
-        raise ObjectError("corrupt", "its frames are not where its layout puts them")
 
 
 def check_frame(frame: Frame, data: memoryview) -> None:
@@ -172,14 +177,65 @@ def check_frame(frame: Frame, data: memoryview) -> None:
         raise ObjectError("corrupt", f"the bytes of layer {frame.layer} fail their check")
 
 
+def check_object(data: memoryview, key: BlockKey) -> ObjectHeader:
+    """The header of a whole object of which every byte is as it was written under `key`. Raises ObjectError."""
+    header = decode_header(data)
+    check_identity(header, key)
+    expected = object_bytes(header.layout)
+    if len(data) != expected:
+        raise ObjectError("corrupt", f"it has {len(data)} bytes where its layout takes {expected}")
+    for frame in header.frames:
+        check_frame(frame, data[frame.offset : frame.offset + frame.bytes])
+    return header
+
+
 def token_bytes(token_ids: Sequence[int] | npt.NDArray[np.int32]) -> bytes:
     """Token ids as headers hold them."""
     return np.asarray(token_ids, "<i4").tobytes()
 
 
-def _checksum(data: memoryview | bytes) -> bytes:
+def parse_tokens(tokens: bytes) -> list[int]:
+    """Token ids from what headers hold."""
+    ids: list[int] = np.frombuffer(tokens, "<i4").tolist()
+    return ids
+
+
+def _read_prefix(data: Data) -> tuple[int, Checksum]:
+    """Length and checksum of the header."""
+    if len(data) < PREFIX_BYTES:
+        raise ObjectError("corrupt", f"{len(data)} bytes are too few for an object")
+    magic, version, nothing, length, checksum = _PREFIX.unpack_from(data)
+    if magic != _MAGIC:
+        raise ObjectError("corrupt", "it does not begin like an object")
+    if version != FORMAT_VERSION:
+        raise ObjectError("version", f"it has format version {version}, this is version {FORMAT_VERSION}")
+    if nothing or length > _LONGEST_HEADER:
+        raise ObjectError("corrupt", "its header fails its check")
+    return length, checksum
+
+
+def _check_sense(header: ObjectHeader) -> None:
+    """Raises ObjectError unless the fields fit each other and describe something that can exist."""
+    layout = header.layout
+    if layout.block_tokens != BLOCK_TOKENS or len(header.tokens) != 4 * BLOCK_TOKENS:
+        raise ObjectError("corrupt", f"it is not a block of {BLOCK_TOKENS} tokens")
+    if len(header.block_hash) != _HASH_BYTES or len(header.parent) != _HASH_BYTES:
+        raise ObjectError("corrupt", f"its hashes are not of {_HASH_BYTES} bytes")
+    if min(*layout.layers, *header.heads, header.group, header.first_position) < 0:
+        raise ObjectError("corrupt", "it counts below zero")
+    if not layout.layers or header.heads[1] != layout.num_kv_heads or min(layout.num_kv_heads, layout.head_dim) < 1:
+        raise ObjectError("corrupt", "its layout is none")
+    if object_bytes(layout) > LARGEST_OBJECT:
+        raise ObjectError("corrupt", "its layout is larger than any block")
+    start, size = payload_start(layout), frame_bytes(layout)
+    places = [(layer, start + index * size, size) for index, layer in enumerate(layout.layers)]
+    if [(frame.layer, frame.offset, frame.bytes) for frame in header.frames] != places:
+        raise ObjectError("corrupt", "its frames are not where its layout puts them")
+
+
+def _checksum(data: memoryview | bytes) -> Checksum:
     return blake3(data).digest(16)
 
 
-def _header_checksum(length: int, header: bytes) -> bytes:
+def _header_checksum(length: int, header: bytes) -> Checksum:
     return _checksum(b"%d.%d." % (FORMAT_VERSION, length) + header)

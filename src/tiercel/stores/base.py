@@ -60,6 +60,7 @@ class Entry:
 class Usage:
     """What a store holds now. old_*: objects of older format versions, which nobody can read and which go first.
 
+    newer_bytes: objects of newer versions, which another Tiercel reads: they take room and are left alone;
     capacity: bytes it may hold, None = no limit of its own; evicted: objects this process removed to make room.
     """
 
@@ -68,6 +69,7 @@ class Usage:
     capacity: int | None
     old_objects: int = 0
     old_bytes: int = 0
+    newer_bytes: int = 0
     evicted: int = 0
 
 
@@ -91,7 +93,10 @@ class Store(Protocol):
         """Reads ranges. Result.bytes tells how far the buffers were filled."""
 
     def put(self, writes: Sequence[Write], deadline: float) -> list[Result]:
-        """Stores whole objects, making room by evicting what was used longest ago. OK too where the object is there already."""
+        """Stores whole objects, making room by evicting what was used longest ago.
+
+        Storing is a use; of a batch, the last is the most recent. OK too, with 0 bytes, where the object is there already.
+        """
 
     def delete(self, keys: Sequence[BlockKey], deadline: float) -> list[Result]:
         """Removes objects; MISSING where there was none."""
@@ -109,7 +114,10 @@ class Store(Protocol):
         """The namespaces that were described or hold objects, with their descriptions (empty where there is none)."""
 
     def clear(self, namespace: str | None = None) -> int:
-        """Removes every object, or those of one namespace; older format versions too. Returns how many objects there were."""
+        """Removes every object, those of older format versions too, or only those of one namespace. Descriptions stay.
+
+        Returns how many objects were removed; others may be putting new ones meanwhile.
+        """
 
     def usage(self) -> Usage:
         """Counts what is held."""

@@ -1,0 +1,76 @@
+"""What this process remembers of blocks that came and went, to explain misses. Bounded; nothing else depends on it."""
+
+from collections import OrderedDict, defaultdict
+from dataclasses import dataclass
+from itertools import takewhile
+from operator import eq
+from typing import Literal
+
+import numpy as np
+
+from tiercel.kv.block import BlockContent
+from tiercel.types import BlockHash
+
+Fate = Literal["here", "evicted", "not_written"]
+
+
+@dataclass(slots=True)
+class Record:
+    """A block that was met. fate: still on the device, or how it was lost from there."""
+
+    content: BlockContent
+    fate: Fate = "here"
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Another continuation of the same prefix. position: of the first token that differs; cached_token: the known one."""
+
+    position: int
+    cached_token: int
+
+
+class History:
+    """The last `limit` blocks that were sealed, and which of them continue the same prefix."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._records: OrderedDict[BlockHash, Record] = OrderedDict()
+        self._children: defaultdict[BlockHash, dict[BlockHash, None]] = defaultdict(dict)
+
+    def met(self, block_hash: BlockHash, content: BlockContent) -> None:
+        """A block with this content is on the device."""
+        self._records[block_hash] = Record(content)
+        self._records.move_to_end(block_hash)
+        self._children[content.parent][block_hash] = None
+        if len(self._records) > self._limit:
+            self._forget_oldest()
+
+    def lost(self, block_hash: BlockHash, *, stored: bool) -> None:
+        """The block left the device. stored: whether a store had it at that time."""
+        record = self._records.get(block_hash)
+        if record is not None:
+            record.fate = "evicted" if stored else "not_written"
+
+    def fate(self, block_hash: BlockHash) -> Fate | None:
+        """What became of a block; None = not remembered."""
+        record = self._records.get(block_hash)
+        return record.fate if record is not None else None
+
+    def divergence(self, content: BlockContent) -> Divergence | None:
+        """Where a block departs from those remembered that continue the same prefix; the one that agrees longest counts."""
+        wanted = np.frombuffer(content.tokens, "<i4").tolist()
+        best = None
+        for block_hash in self._children.get(content.parent, ()):
+            known = np.frombuffer(self._records[block_hash].content.tokens, "<i4").tolist()
+            same = sum(takewhile(bool, map(eq, wanted, known)))
+            if same < len(known) and (best is None or content.first_position + same > best.position):
+                best = Divergence(content.first_position + same, known[same])
+        return best
+
+    def _forget_oldest(self) -> None:
+        block_hash, record = self._records.popitem(last=False)
+        siblings = self._children[record.content.parent]
+        del siblings[block_hash]
+        if not siblings:
+            del self._children[record.content.parent]

@@ -1,0 +1,223 @@
+"""What movers do: look blocks up in a store, read them into device slots, write them out. Runs on mover threads."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+from tiercel.kv.block import BlockContent, KVBlock
+from tiercel.kv.movers import Job, LookUpJob, WriteJob
+from tiercel.kv.objects import (
+    ObjectError,
+    ObjectHeader,
+    check_frame,
+    check_identity,
+    decode_header,
+    encode_header,
+    frame_bytes,
+    payload_start,
+)
+from tiercel.stores import Read, Status, Store, Write
+from tiercel.types import BlockKey, KVLayout, MissReason
+
+WAVE_BYTES = 512 << 10  # least that is read of a block at a time
+_WRITE_SECONDS = 30.0  # after which a store that hangs in the middle of a batch is given up
+
+_MISSES: Mapping[Status, MissReason] = {
+    Status.MISSING: "evicted",  # between look-up and load
+    Status.FULL: "store_failed",
+    Status.LATE: "timed_out",
+    Status.FAILED: "store_failed",
+}
+_BAD_OBJECTS: Mapping[str, MissReason] = {"corrupt": "corrupt", "version": "other_namespace", "foreign": "corrupt"}
+
+
+class LookUp(LookUpJob):
+    """Which of `keys` a store holds. elsewhere: for each other namespace, keys whose presence there is worth telling.
+
+    found: what is held; found_elsewhere: the first such namespace that holds all its keys; failed: the store gave no answer.
+    """
+
+    def __init__(self, store: Store, keys: Sequence[BlockKey], elsewhere: Sequence[BlockKey], deadline: float) -> None:
+        super().__init__()
+        self.deadline = deadline
+        self.found: set[BlockKey] = set()
+        self.found_elsewhere: str | None = None
+        self.failed = ""
+        self._store = store
+        self._keys = keys
+        self._elsewhere = elsewhere
+
+    def run(self) -> bool:
+        try:
+            present = self._store.exists(self._keys, self.deadline)
+            self.found = {key for key, there in zip(self._keys, present, strict=True) if there}
+            if not self.found and self._elsewhere:
+                present = self._store.exists(self._elsewhere, self.deadline)
+                self.found_elsewhere = next(
+                    (k.namespace for k, there in zip(self._elsewhere, present, strict=True) if there), None
+                )
+        except OSError as error:
+            self.failed = str(error)
+        return False
+
+    def fail(self, error: Exception) -> None:
+        self.failed = str(error)
+
+
+@dataclass(eq=False)
+class Incoming:
+    """A block on its way to a device slot. view: the slot's bytes; missed: why it will not come."""
+
+    key: BlockKey
+    block: KVBlock
+    content: BlockContent
+    layout: KVLayout
+    view: memoryview
+    head: bytearray = field(init=False)
+    header: ObjectHeader | None = None
+    missed: MissReason | None = None
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        self.head = bytearray(payload_start(self.layout))
+
+    def fail(self, reason: MissReason, detail: str) -> None:
+        self.missed, self.detail = reason, detail
+
+
+class LoadChunk(Job):
+    """A few blocks of a load. Each run reads the next layers of all of them and checks what it read.
+
+    A chunk goes to the end of the queue after each run, so that the blocks of a load fill in layer order.
+    """
+
+    def __init__(self, store: Store, items: Sequence[Incoming], deadline: float) -> None:
+        super().__init__()
+        self.items = items
+        self.bytes_read = 0
+        self._store = store
+        self._deadline = deadline
+        self._first_layer = 0  # of the next wave, counted inside the group
+
+    def run(self) -> bool:
+        items = [item for item in self.items if item.missed is None]
+        if not items:
+            return False
+        layers = self._wave(items[0].layout)
+        results = self._store.get([_read(item, layers) for item in items], self._deadline)
+        for item, result in zip(items, results, strict=True):
+            self.bytes_read += result.bytes
+            if result.status is not Status.OK:
+                item.fail(_MISSES[result.status], result.detail)
+                continue
+            try:
+                _check(item, layers)
+            except ObjectError as error:
+                item.fail(_BAD_OBJECTS[error.reason], str(error))
+        self._first_layer = layers.stop
+        return layers.stop < len(items[0].layout.layers)
+
+    def fail(self, error: Exception) -> None:
+        for item in self.items:
+            item.fail("store_failed", str(error))
+
+    def _wave(self, layout: KVLayout) -> range:
+        layers = max(1, WAVE_BYTES // frame_bytes(layout))
+        return range(self._first_layer, min(self._first_layer + layers, len(layout.layers)))
+
+
+def _read(item: Incoming, layers: range) -> Read:
+    """The bytes of some layers; with the first of them, the header before them."""
+    size = frame_bytes(item.layout)
+    frames = item.view[layers.start * size : layers.stop * size]
+    if layers.start == 0:
+        return Read(item.key, 0, (memoryview(item.head), frames))
+    return Read(item.key, len(item.head) + layers.start * size, (frames,))
+
+
+def _check(item: Incoming, layers: range) -> None:
+    if item.header is None:
+        header = decode_header(item.head)
+        check_identity(header, item.key, item.layout)
+        item.header = header
+    size = frame_bytes(item.layout)
+    for index in layers:
+        check_frame(item.header.frames[index], item.view[index * size : (index + 1) * size])
+
+
+class WriteBlock(WriteJob):
+    """Writes one block, unless the store has it. status: how that went; None = the store had it."""
+
+    def __init__(self, store: Store, key: BlockKey, block: KVBlock, layout: KVLayout, view: memoryview) -> None:
+        super().__init__()
+        assert block.content is not None, "only sealed blocks are written"
+        self.key = key
+        self.block = block
+        self.status: Status | None = None
+        self.detail = ""
+        self._store = store
+        self._content = block.content
+        self._layout = layout
+        self._view = view
+
+    def run(self) -> bool:
+        deadline = monotonic() + _WRITE_SECONDS
+        if self._store.exists([self.key], deadline)[0]:
+            return False
+        head = encode_header(self.key, self._content, self._layout, self._view)
+        result = self._store.put([Write(self.key, (memoryview(head), self._view))], deadline)[0]
+        self.status, self.detail = result.status, result.detail
+        self.bytes_written = result.bytes
+        return False
+
+    def fail(self, error: Exception) -> None:
+        self.status, self.detail = Status.FAILED, str(error)
+
+
+class Errand(WriteJob):
+    """Something small that the writer does for the store between blocks; if it fails, nobody misses it."""
+
+    def fail(self, error: Exception) -> None:
+        pass
+
+
+class Touch(Errand):
+    """Says which objects were used."""
+
+    def __init__(self, store: Store, keys: Sequence[BlockKey]) -> None:
+        super().__init__()
+        self._store = store
+        self._keys = keys
+
+    def run(self) -> bool:
+        self._store.touch(self._keys)
+        return False
+
+
+class Discard(Errand):
+    """Removes objects that failed a check, so that they can be written anew."""
+
+    def __init__(self, store: Store, keys: Sequence[BlockKey]) -> None:
+        super().__init__()
+        self._store = store
+        self._keys = keys
+
+    def run(self) -> bool:
+        self._store.delete(self._keys, monotonic() + _WRITE_SECONDS)
+        return False
+
+
+class Introduce(Errand):
+    """Tells the store what this engine's namespace is, and learns which others it knows. others: id -> description."""
+
+    def __init__(self, store: Store, namespace: str, description: bytes) -> None:
+        super().__init__()
+        self.others: dict[str, bytes] = {}
+        self._store = store
+        self._namespace = namespace
+        self._description = description
+
+    def run(self) -> bool:
+        self._store.describe(self._namespace, self._description)
+        self.others = {name: text for name, text in self._store.namespaces().items() if name != self._namespace}
+        return False
