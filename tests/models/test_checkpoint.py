@@ -26,7 +26,7 @@ from tests.support.model_files import (
 )
 from tiercel.models.checkpoint import Checkpoint, open_checkpoint
 from tiercel.models.weights import fingerprint
-from tiercel.ops.reference.dequantize import dequantize
+from tiercel.ops import dequantize
 from tiercel.types import CheckpointError
 
 

@@ -20,7 +20,7 @@ from tests.support.model_files import (
 )
 from tiercel.models.gguf import read_gguf
 from tiercel.models.gguf_config import hugging_face_name, read_config, read_weights, split_halves
-from tiercel.ops.reference.dequantize import dequantize
+from tiercel.ops import dequantize
 from tiercel.ops.rope import attention_factor, frequencies
 from tiercel.types import FORMATS, CheckpointError, ModelConfig, RopeConfig, Weight
 
@@ -142,6 +142,8 @@ def test_llama3_scaling_is_kept_as_factors(tmp_path: Path) -> None:
     prefixed = {f"llama__{key}": value for key, value in changes.items()}
     config = read(tmp_path, extra={"rope_freqs.weight": factors}, **prefixed)
     assert config.rope.frequency_factors == tuple(factors.tolist())
+    file = read_gguf(tmp_path / "m.gguf")
+    assert set(read_weights(file, config)) == set(hf_tensors())  # they are a setting, and no weight that a model has place for
     rotary = LlamaRotaryEmbedding(llama3_config())
     assert np.allclose(frequencies(config.rope), rotary.inv_freq.numpy(), rtol=1e-6, atol=0)
 
@@ -169,6 +171,22 @@ def test_tied_embeddings_and_windows(tmp_path: Path) -> None:
     metadata = gguf_metadata(llama__attention__sliding_window=64)
     config = read_config(read_gguf(write_gguf(tmp_path / "m.gguf", metadata, tensors)))
     assert (config.tie_embeddings, config.sliding_window, config.windowed_layers) == (True, 64, (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "window", "expected"),
+    [("llama", None, "llama"), ("llama", 0, "llama"), ("llama", 64, "mistral"), ("qwen2", 64, "qwen2"), ("qwen3", 64, "qwen3")],
+)
+def test_a_llama_with_a_window_is_a_mistral(tmp_path: Path, architecture: str, window: int | None, expected: str) -> None:
+    """In its settings; rows of its queries and keys lie as those of any llama file do."""
+    path = tmp_path / "m.gguf"
+    tensors = gguf_tensors(hf_tensors(), ARCHITECTURES[architecture])
+    changes = {f"{architecture}__attention__sliding_window": window}
+    file = read_gguf(write_gguf(path, gguf_metadata(architecture, **changes), tensors, architecture=architecture))
+    config = read_config(file)
+    assert config.architecture == expected
+    for name, weight in read_weights(file, config).items():
+        assert np.array_equal(dequantize(weight), hf_tensors()[name]), name
 
 
 WRONG: list[tuple[dict[str, object], str]] = [

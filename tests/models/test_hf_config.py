@@ -1,6 +1,7 @@
 """Settings of Hugging Face models against the configuration classes of transformers."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Conf
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from tests.support.model_files import hf_config
-from tiercel.models.hf_config import read_config, read_generation_defaults
+from tests.support.networks import NETWORKS
+from tiercel.models.hf_config import config_json, read_config, read_generation_defaults
 from tiercel.ops.rope import attention_factor, frequencies
 from tiercel.types import CheckpointError, ModelConfig, RopeConfig
 
@@ -184,6 +186,45 @@ def test_llama_has_no_window(tmp_path: Path) -> None:
 def test_end_tokens(tmp_path: Path, in_config: object, in_generation: object, expected: tuple[int, ...]) -> None:
     generation = None if in_generation is None else {"eos_token_id": in_generation}
     assert read(tmp_path, generation, eos_token_id=in_config).eos_token_ids == expected
+
+
+FACTORS = [1.0, 1.3, 5.7, 8.0]
+LONGROPE = {"rope_type": "longrope", "factor": 1.0, "original_max_position_embeddings": 64, "attention_factor": 1.0}
+
+
+def test_one_set_of_frequency_factors(tmp_path: Path) -> None:
+    """LongRoPE whose two lists are one: how a GGUF file's factors are said in config.json."""
+    ours = read(tmp_path, rope_scaling={**LONGROPE, "short_factor": FACTORS, "long_factor": FACTORS})
+    assert ours.rope == RopeConfig(8, 10_000.0, frequency_factors=tuple(FACTORS))
+    assert_agrees(ours, transformers_config(tmp_path, "llama"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"long_factor": [1.0, 1.3, 5.7, 9.0]}, "'longrope' is not supported unless short_factor equals long_factor"),
+        ({"attention_factor": None}, "'longrope' is not supported unless"),
+        ({"attention_factor": 1.2}, "'longrope' is not supported unless"),
+        ({"short_factor": FACTORS[1:], "long_factor": FACTORS[1:]}, "short_factor must be a list of 4 numbers"),
+        ({"short_factor": "1234", "long_factor": "1234"}, "short_factor must be a list of 4 numbers"),
+        ({"short_factor": [1, 2, 3, "4"], "long_factor": [1, 2, 3, "4"]}, "short_factor: 3 must be a number"),
+        ({"short_factor": [1, 2, 3, 0], "long_factor": [1, 2, 3, 0]}, "short_factor: 3 must be a number between 1e-06"),
+    ],
+)
+def test_frequency_factors_that_are_none(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read(tmp_path, rope_scaling={**LONGROPE, "short_factor": FACTORS, "long_factor": FACTORS, **changes})
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("ends", [(), (7,), (7, 3)])
+def test_settings_are_read_back_as_they_were_written(tmp_path: Path, name: str, ends: tuple[int, ...]) -> None:
+    """By us to the last bit, and by transformers to the same network."""
+    config = replace(NETWORKS[name].config, rms_norm_eps=float(np.float32(1e-5)), eos_token_ids=ends, bos_token_id=1)
+    (tmp_path / "config.json").write_text(json.dumps(config_json(config)))
+    ours = read_config(tmp_path)
+    assert ours == config
+    assert_agrees(ours, transformers_config(tmp_path, config.architecture))
 
 
 def test_recommended_sampling(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import load_file, save, save_file
 
 from tests.support.model_files import hf_config, hf_tensors
-from tiercel.models.safetensors import read_file, read_safetensors
+from tiercel.models.safetensors import read_file, read_metadata, read_safetensors, write_float32
 from tiercel.models.weights import StoredWeights
 from tiercel.types import CheckpointError
 
@@ -35,6 +35,29 @@ def test_bytes_and_shapes_equal_the_reference(tmp_path: Path, dtype: torch.dtype
             assert weight.format.name == NAMES[dtype]
             assert weight.shape == tuple(expected.shape)
             assert weight.data.tobytes() == expected.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def test_what_we_write_is_what_the_reference_reads(tmp_path: Path) -> None:
+    tensors = {"b": torch.randn(3, 5), "a": torch.randn(7), "ü.weight": torch.randn(1, 1, 2)}
+    save_file(tensors, tmp_path / "reference.safetensors")
+    weights = StoredWeights("reference", read_file(tmp_path / "reference.safetensors"))
+    path = tmp_path / "model.safetensors"
+    write_float32(path, {name: weight.shape for name, weight in weights.items()}, weights, {"key": "tëxt"})
+    assert {name: tensor.tolist() for name, tensor in load_file(path).items()} == {
+        name: tensor.tolist() for name, tensor in tensors.items()
+    }
+    with safe_open(path, "pt") as reference:
+        assert reference.metadata() == read_metadata(tmp_path) == {"format": "pt", "key": "tëxt"}
+    assert list(read_file(path)) == ["a", "b", "ü.weight"]
+    with pytest.raises(FileExistsError):
+        write_float32(path, {}, {}, {})
+
+
+@pytest.mark.parametrize("metadata", [None, 3, "x", ["a", "b"], {"a": 1, "b": None, "c": {}, "d": ["x"]}])
+def test_metadata_that_is_no_text_is_none(tmp_path: Path, metadata: object) -> None:
+    (tmp_path / "model.safetensors").write_bytes(make(GOOD | {"__metadata__": metadata}))
+    assert read_metadata(tmp_path) == {}
+    assert set(read_safetensors(tmp_path)) == {"t"}
 
 
 def test_tensors_are_views_of_the_mapped_file(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from blake3 import blake3
 
-from tiercel.models.weights import StoredTensor, StoredWeights, fingerprint
+from tiercel.models.weights import StoredTensor, StoredWeights, fingerprint, inheritance, inherited
 from tiercel.types import FORMATS, Weight
 
 
@@ -52,3 +52,10 @@ def test_fingerprint_sees_every_change(change: Callable[[dict[str, Weight]], dic
 def test_fingerprint_ignores_order_and_where_bytes_lie() -> None:
     base = weights(a=[1.0, 2.0], b=[3.0])
     assert fingerprint(dict(reversed(base.items()))) == fingerprint(weights(b=[3.0], a=[1.0, 2.0])) == fingerprint(base)
+
+
+def test_a_copy_inherits_while_it_is_what_was_written() -> None:
+    own, origin = fingerprint(weights(a=[1.0])), fingerprint(weights(a=[2.0]))
+    assert inherited(own, {"format": "pt", **inheritance(origin, own)}) == origin
+    for metadata in ({}, inheritance(origin, origin), inheritance("", own), inheritance(origin.upper(), own)):
+        assert inherited(own, metadata) == own

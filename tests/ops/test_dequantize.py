@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.model_files import gemma_path, smollm2
 from tiercel.models.gguf import GGUFFile, read_gguf
-from tiercel.ops.reference.dequantize import dequantize
+from tiercel.ops import dequantize
 from tiercel.types import FORMATS, Weight
 
 

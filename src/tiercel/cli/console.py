@@ -10,6 +10,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+_ARGUMENTS = ("prompt", "messages", "source", "destination")  # named without dashes
+
 Waiting = Callable[[str], None]  # changes what is said to be under way
 
 
@@ -51,6 +53,6 @@ def show_error(error: Exception) -> int:
     if not isinstance(error, InvalidInput):
         typer.echo(str(error), err=True)
         return 1
-    option = error.field if error.field in ("prompt", "messages") else "--" + error.field.replace("_", "-")
+    option = error.field if error.field in _ARGUMENTS else "--" + error.field.replace("_", "-")
     typer.echo(f"{option}: {error.message}", err=True)
     return 2

@@ -1,13 +1,15 @@
-"""`tiercel model info`: what a model's files say."""
+"""`tiercel model`: what a model's files say, and GGUF files as safetensors."""
 
 import json
 from collections import Counter
 from collections.abc import Mapping
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tiercel.cli.console import waiting
 from tiercel.cli.groups import MODEL
 from tiercel.cli.options import takes
 from tiercel.cli.report import facts
@@ -20,13 +22,9 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer, about: str) -> None:
     models = typer.Typer(help=about, no_args_is_help=True)
-    models.callback()(_group)
     models.command("info")(info)
+    models.command("convert")(convert)
     app.add_typer(models, name="model")
-
-
-def _group() -> None:
-    """Keeps `info` a command of its own while it is the only one."""
 
 
 @takes(config=MODEL)
@@ -42,6 +40,20 @@ def info(
         typer.echo(json.dumps(rows))
     else:
         facts(f"model {config.model}", rows)
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="a .gguf file, or an alias for one", show_default=False)],
+    destination: Annotated[Path, typer.Argument(help="the directory to make", show_default=False)],
+    force: Annotated[bool, typer.Option("--force", help="replace an earlier conversion")] = False,
+) -> None:
+    """Make a directory with safetensors of a GGUF file. KV computed so far stays of use."""
+    from tiercel.models import convert_model, resolve_model
+
+    with waiting("opening the model") as say:
+        done = convert_model(resolve_model(source), destination, force=force, progress=say)
+    typer.echo(f"{destination}: {done.tensors} tensors as float32, {format_size(done.size)}")
+    typer.echo(f"KV computed with {source} is reused by it, and the other way round (fingerprint {done.fingerprint})")
 
 
 def _describe(checkpoint: "Checkpoint") -> dict[str, str]:

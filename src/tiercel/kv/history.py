@@ -40,11 +40,12 @@ class History:
 
     def met(self, block_hash: BlockHash, content: BlockContent) -> None:
         """A block with this content is on the device."""
-        self._records[block_hash] = Record(content)
-        self._records.move_to_end(block_hash)
-        self._children[content.parent][block_hash] = None
-        if len(self._records) > self._limit:
-            self._forget_oldest()
+        self._record(block_hash, Record(content))
+
+    def stored(self, block_hash: BlockHash, content: BlockContent) -> None:
+        """A store has a block with this content; unless it is found there when it is asked for, it has gone."""
+        if block_hash not in self._records:
+            self._record(block_hash, Record(content, "evicted"))
 
     def lost(self, block_hash: BlockHash, *, stored: bool) -> None:
         """The block left the device. stored: whether a store had it at that time."""
@@ -67,6 +68,13 @@ class History:
             if same < len(known) and (best is None or content.first_position + same > best.position):
                 best = Divergence(content.first_position + same, known[same])
         return best
+
+    def _record(self, block_hash: BlockHash, record: Record) -> None:
+        self._records[block_hash] = record
+        self._records.move_to_end(block_hash)
+        self._children[record.content.parent][block_hash] = None
+        if len(self._records) > self._limit:
+            self._forget_oldest()
 
     def _forget_oldest(self) -> None:
         block_hash, record = self._records.popitem(last=False)

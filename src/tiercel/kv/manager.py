@@ -202,6 +202,11 @@ class KVCacheManager:
     # -- the whole cache ------------------------------------------------------------------------------------------------------
 
     @property
+    def tier(self) -> Tier | None:
+        """The tier below the device, if there is one."""
+        return self._below.tier if self._below is not None else None
+
+    @property
     def num_free_blocks(self) -> int:
         """Blocks that can be allocated, in the group that has fewest."""
         return min(pool.num_free for pool in self.pools)

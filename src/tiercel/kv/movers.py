@@ -162,9 +162,11 @@ class Movers:
         while (job := self._writes.get()) is not None:
             start = thread_time()
             job.advance()
-            if job.state is State.DONE:
+            if job.state is State.QUEUED:
+                self.submit_write(job)
+            elif job.state is State.DONE:
                 self._report(job)
-                self.pace.rest(thread_time() - start, job.bytes_written)
+            self.pace.rest(thread_time() - start, job.bytes_written)
 
     def _report(self, job: Job) -> None:
         self._ended.put(job)

@@ -81,6 +81,10 @@ class ObjectHeader(msgspec.Struct, frozen=True, kw_only=True):
         return BlockKey(self.namespace, BlockHash(self.block_hash), self.group, self.heads)
 
     @property
+    def content(self) -> BlockContent:
+        return BlockContent(BlockHash(self.parent), self.tokens, self.first_position)
+
+    @property
     def token_ids(self) -> list[int]:
         return parse_tokens(self.tokens)
 

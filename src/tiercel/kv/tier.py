@@ -7,7 +7,7 @@ from tiercel.kv.breaker import Breaker
 from tiercel.kv.hashing import block_hash, namespace_id, root_hash
 from tiercel.kv.movers import Job, Movers, Pace
 from tiercel.kv.namespaces import difference, read_description, write_description
-from tiercel.kv.transfer import Introduce
+from tiercel.kv.transfer import Introduce, Recall
 from tiercel.stores import Store
 from tiercel.telemetry import get_logger
 from tiercel.types import BlockHash, BlockKey, KVGroup, Namespace
@@ -15,6 +15,7 @@ from tiercel.types import BlockHash, BlockKey, KVGroup, Namespace
 log = get_logger("tiercel.kv")
 
 WRITE_CPU_SHARE = 0.03  # of one processor, while the engine computes
+_MOST_RECALLED = 4096  # stored blocks whose tokens are remembered, to explain misses
 _MOST_OTHERS = 16  # namespaces that a miss is looked for in
 
 
@@ -43,7 +44,9 @@ class Tier:
         self._namespace = namespace
         self._namespace_id = namespace_id(namespace)
         self._others: dict[str, Namespace] = {}
+        self.recall = Recall(store, self._namespace_id, _MOST_RECALLED)
         self.movers.submit_write(Introduce(store, self._namespace_id, write_description(namespace)))
+        self.movers.submit_write(self.recall)
 
     def key(self, group: int, block_hash: BlockHash, namespace: str = "") -> BlockKey:
         """The name of a block's object, in this engine's namespace unless another is given."""

@@ -1,6 +1,7 @@
 """Everything that goes on between the device and the tier below it."""
 
 from collections.abc import Sequence
+from queue import Empty
 
 from tiercel.kv.arena import Arena
 from tiercel.kv.history import History
@@ -8,7 +9,9 @@ from tiercel.kv.pool import BlockPool
 from tiercel.kv.retrieval import Retrieval
 from tiercel.kv.tier import Tier
 from tiercel.kv.write_behind import WriteBehind, WritePolicy
-from tiercel.types import KVGroup
+from tiercel.types import BlockHash, KVGroup
+
+_REMEMBERED_AT_ONCE = 64
 
 
 class Traffic:
@@ -24,6 +27,7 @@ class Traffic:
         history: History,
     ) -> None:
         self.tier = tier
+        self._history = history
         self.up = Retrieval(tier, pools, groups, arena, self.make_room, history)
         self.down = WriteBehind(tier, pools, groups, arena, policy)
 
@@ -38,10 +42,20 @@ class Traffic:
             self.down.discard(self.up.corrupt)
             self.up.corrupt = []
         self.down.hand_over()
+        self._remember()
 
     def make_room(self) -> None:
         """Frees slots that only wait to be written."""
         self.down.make_room()
+
+    def _remember(self) -> None:
+        """Takes in some of what the store was found to hold, so that misses can be explained after a restart, too."""
+        for _ in range(_REMEMBERED_AT_ONCE):
+            try:
+                header = self.tier.recall.found.get_nowait()
+            except Empty:
+                return
+            self._history.stored(BlockHash(header.block_hash), header.content)
 
     def close(self, seconds: float) -> None:
         """Writes what is still to be written, as far as `seconds` allow, and ends the threads."""

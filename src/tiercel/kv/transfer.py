@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from queue import SimpleQueue
 from time import monotonic
 
 from tiercel.kv.block import BlockContent, KVBlock
+from tiercel.kv.catalog import read_headers
 from tiercel.kv.movers import Job, LookUpJob, WriteJob
 from tiercel.kv.objects import (
     ObjectError,
@@ -20,6 +23,7 @@ from tiercel.stores import Read, Status, Store, Write
 from tiercel.types import BlockKey, KVLayout, MissReason
 
 WAVE_BYTES = 512 << 10  # least that is read of a block at a time
+_HEADERS_AT_ONCE = 16
 _WRITE_SECONDS = 30.0  # after which a store that hangs in the middle of a batch is given up
 
 _MISSES: Mapping[Status, MissReason] = {
@@ -205,6 +209,22 @@ class Discard(Errand):
     def run(self) -> bool:
         self._store.delete(self._keys, monotonic() + _WRITE_SECONDS)
         return False
+
+
+class Recall(Errand):
+    """Reads the headers of what the store holds in a namespace, a few at a time. found: filled while it runs."""
+
+    def __init__(self, store: Store, namespace: str, limit: int) -> None:
+        super().__init__()
+        self.found: SimpleQueue[ObjectHeader] = SimpleQueue()
+        self._headers = islice(read_headers(store, namespace), limit)
+
+    def run(self) -> bool:
+        batch = list(islice(self._headers, _HEADERS_AT_ONCE))
+        for _, header in batch:
+            if isinstance(header, ObjectHeader):
+                self.found.put(header)
+        return len(batch) == _HEADERS_AT_ONCE
 
 
 class Introduce(Errand):

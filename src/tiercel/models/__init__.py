@@ -3,6 +3,7 @@
 from tiercel.models.build import build_model
 from tiercel.models.chat_template import render_chat
 from tiercel.models.checkpoint import Checkpoint, open_checkpoint
+from tiercel.models.convert import Conversion, convert_model
 from tiercel.models.executor import Executor, ModelExecutor
 from tiercel.models.groups import kv_groups
 from tiercel.models.registry import Model
@@ -11,11 +12,13 @@ from tiercel.models.tokenizer import Tokenizer
 
 __all__ = [
     "Checkpoint",
+    "Conversion",
     "Executor",
     "Model",
     "ModelExecutor",
     "Tokenizer",
     "build_model",
+    "convert_model",
     "kv_groups",
     "open_checkpoint",
     "render_chat",

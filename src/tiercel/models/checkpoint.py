@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tiercel.models import gguf_config, gguf_tokenizer, hf_config, tokenizer
 from tiercel.models.gguf import read_gguf
-from tiercel.models.safetensors import read_safetensors
+from tiercel.models.safetensors import read_metadata, read_safetensors
 from tiercel.models.tokenizer import Tokenizer
-from tiercel.models.weights import fingerprint
+from tiercel.models.weights import fingerprint, inherited
 from tiercel.types import CheckpointError, ModelConfig, Weight
 
 
@@ -17,6 +17,7 @@ from tiercel.types import CheckpointError, ModelConfig, Weight
 class Checkpoint:
     """What `open_checkpoint` finds: settings, memory-mapped weights under their Hugging Face names, tokenizer, chat template.
 
+    metadata: texts by name that the writer of the weights left beside them.
     generation_defaults: sampling settings the model's author recommends (`generation_config.json`), possibly empty.
     """
 
@@ -26,12 +27,16 @@ class Checkpoint:
     weights: Mapping[str, Weight]
     tokenizer: Tokenizer
     chat_template: str | None
+    metadata: Mapping[str, str] = field(default_factory=dict)
     generation_defaults: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex BLAKE3 over names, formats, shapes and bytes of all weights. Reads them all, once."""
-        return fingerprint(self.weights)
+        """Hex BLAKE3 over names, formats, shapes and bytes of all weights; of a converted copy, that of the original.
+
+        Reads all weights, once.
+        """
+        return inherited(fingerprint(self.weights), self.metadata)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -70,6 +75,7 @@ def _open_directory(path: Path) -> Checkpoint:
         weights=read_safetensors(path),
         tokenizer=vocabulary,
         chat_template=tokenizer.read_chat_template(path),
+        metadata=read_metadata(path),
         generation_defaults=hf_config.read_generation_defaults(path),
     )
 

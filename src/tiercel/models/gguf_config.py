@@ -15,7 +15,8 @@ from tiercel.models.gguf import GGUFFile
 from tiercel.models.weights import StoredWeights
 from tiercel.types import CheckpointError, ModelConfig, RopeConfig, Weight
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")  # Mistral models are stored as "llama"
+ARCHITECTURES = ("llama", "qwen2", "qwen3")  # as files name them; Mistral models are stored as "llama"
+_ROPE_FACTORS = "rope_freqs.weight"  # a setting in a tensor's clothes
 
 _OUTER_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _LAYER_NAMES = {
@@ -59,9 +60,10 @@ def read_config(file: GGUFFile) -> ModelConfig:
     num_layers = fields.integer("block_count", 1, limits.LAYERS)
     max_position = fields.integer("context_length", 1, limits.POSITIONS)
     window = fields.integer("attention.sliding_window", 0, limits.POSITIONS, 0) or None
+    mistral = architecture == "llama" and window is not None  # Llama itself has no windows
     eos, bos = end_tokens(general, vocab_size), general.token_ids("tokenizer.ggml.bos_token_id", vocab_size)
     return ModelConfig(
-        architecture=architecture,
+        architecture="mistral" if mistral else architecture,
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=fields.integer("feed_forward_length", 1, limits.CHANNELS),
@@ -83,10 +85,11 @@ def read_config(file: GGUFFile) -> ModelConfig:
 
 def read_weights(file: GGUFFile, config: ModelConfig) -> StoredWeights:
     """The tensors under their Hugging Face names. Names that have none there stay as they are."""
-    tensors = {hugging_face_name(name): tensor for name, tensor in file.tensors.items()}
-    if len(tensors) != len(file.tensors):
+    stored = {name: tensor for name, tensor in file.tensors.items() if name != _ROPE_FACTORS}
+    tensors = {hugging_face_name(name): tensor for name, tensor in stored.items()}
+    if len(tensors) != len(stored):
         raise CheckpointError(f"{file.path}: two tensors have the same name in Hugging Face terms")
-    if config.architecture != "llama":
+    if file.metadata["general.architecture"] != "llama":
         return StoredWeights(str(file.path), tensors)
 
     def finish(name: str, weight: Weight) -> Weight:
@@ -162,7 +165,7 @@ def end_tokens(general: Fields, vocab_size: int) -> tuple[int, ...]:
 
 def _rope(file: GGUFFile, fields: Fields, head_dim: int, max_position: int) -> RopeConfig:
     theta = fields.number("rope.freq_base", *limits.ROPE_THETA, 10_000.0)
-    if "rope_freqs.weight" in file.tensors:
+    if _ROPE_FACTORS in file.tensors:
         return RopeConfig(head_dim, theta, frequency_factors=_frequency_factors(file, head_dim))
     kind = fields.text("rope.scaling.type", "linear" if "rope.scale_linear" in fields else "none")
     if kind == "none":
@@ -187,10 +190,11 @@ def _rope(file: GGUFFile, fields: Fields, head_dim: int, max_position: int) -> R
 
 def _frequency_factors(file: GGUFFile, head_dim: int) -> tuple[float, ...]:
     """Llama 3's scaling: the converter writes only what each frequency is divided by."""
-    stored = file.tensors["rope_freqs.weight"]
+    stored = file.tensors[_ROPE_FACTORS]
     if stored.format != "F32" or stored.shape != (head_dim // 2,):
         raise CheckpointError(f"{file.path}: rope_freqs.weight must hold {head_dim // 2} float32 values")
     factors = tuple(float(factor) for factor in stored.data.view("<f4"))
-    if not all(1e-6 <= factor <= 1e6 for factor in factors):
+    low, high = limits.FREQUENCY_FACTOR
+    if not all(low <= factor <= high for factor in factors):
         raise CheckpointError(f"{file.path}: rope_freqs.weight holds a factor that is not a sensible number")
     return factors

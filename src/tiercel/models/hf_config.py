@@ -18,6 +18,11 @@ ARCHITECTURES = {
     "Qwen3ForCausalLM": "qwen3",
 }
 
+_ROPE_DETAILS = {  # of a kind of scaling, beside factor and trained window: the same names here and there
+    "llama3": ("low_freq_factor", "high_freq_factor"),
+    "yarn": ("beta_fast", "beta_slow", "attention_factor", "truncate"),
+}
+
 _RECOMMENDED = {  # what generation_config.json may recommend, with its range
     "temperature": (0.0, 100.0),
     "top_k": (0.0, 2.0**31),
@@ -82,6 +87,55 @@ def read_generation_defaults(directory: Path) -> dict[str, float]:
     }
 
 
+def config_json(config: ModelConfig) -> dict[str, object]:
+    """What `read_config` reads as these settings, in the spellings that transformers has known longest."""
+    names = {architecture: name for name, architecture in ARCHITECTURES.items()}
+    return {
+        "architectures": [names[config.architecture]],
+        "model_type": config.architecture,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope.theta,
+        "rope_scaling": _rope_scaling(config),
+        "max_position_embeddings": config.max_position,
+        "tie_word_embeddings": config.tie_embeddings,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": list(config.eos_token_ids) or None,
+        **_window_settings(config),
+    }
+
+
+def _rope_scaling(config: ModelConfig) -> dict[str, object] | None:
+    rope = config.rope
+    if rope.frequency_factors:
+        one_set = {"short_factor": rope.frequency_factors, "long_factor": rope.frequency_factors}
+        no_more = {"factor": 1.0, "attention_factor": 1.0, "original_max_position_embeddings": config.max_position}
+        return {"rope_type": "longrope", **one_set, **no_more}
+    if rope.scaling == "none":
+        return None
+    stated: dict[str, object] = {"rope_type": rope.scaling, "factor": rope.factor}
+    if rope.original_max_position:
+        stated["original_max_position_embeddings"] = rope.original_max_position
+    return stated | {name: getattr(rope, name) for name in _ROPE_DETAILS.get(rope.scaling, ())}
+
+
+def _window_settings(config: ModelConfig) -> dict[str, object]:
+    if config.architecture == "llama":  # has none
+        return {}
+    if config.architecture == "mistral" or config.sliding_window is None:
+        return {"sliding_window": config.sliding_window}
+    kinds = dict.fromkeys(config.windowed_layers, "sliding_attention")
+    layer_types = [kinds.get(layer, "full_attention") for layer in range(config.num_layers)]
+    return {"use_sliding_window": True, "sliding_window": config.sliding_window, "layer_types": layer_types}
+
+
 def _architecture(fields: Fields) -> str:
     names = fields.value("architectures")
     name = names[0] if isinstance(names, list) and names else None
@@ -144,6 +198,8 @@ def _rope(fields: Fields, head_dim: int, max_position: int) -> RopeConfig:
         return RopeConfig(head_dim, theta)
     if kind == "linear":
         return RopeConfig(head_dim, theta, "linear", settings.number("factor", *limits.ROPE_FACTOR))
+    if kind == "longrope":
+        return RopeConfig(head_dim, theta, frequency_factors=_frequency_factors(settings, head_dim))
     if kind not in ("llama3", "yarn"):
         raise settings.error("rope_type", f"{kind[:80]!r} is not supported; supported are default, linear, llama3, yarn")
     original = fields.integer(
@@ -159,6 +215,18 @@ def _rope(fields: Fields, head_dim: int, max_position: int) -> RopeConfig:
         raise settings.error("high_freq_factor", f"{high:g} must be above low_freq_factor {low:g}")
     factor = settings.number("factor", *limits.ROPE_FACTOR)
     return RopeConfig(head_dim, theta, "llama3", factor, original, low_freq_factor=low, high_freq_factor=high)
+
+
+def _frequency_factors(settings: Fields, head_dim: int) -> tuple[float, ...]:
+    """What each frequency is divided by. LongRoPE has two lists, for short and for long contexts: here they must be one."""
+    factors = settings.value("short_factor")
+    if not factors or factors != settings.value("long_factor") or settings.value("attention_factor") != 1.0:
+        message = "'longrope' is not supported unless short_factor equals long_factor and attention_factor is 1"
+        raise settings.error("rope_type", message)
+    if not isinstance(factors, list) or len(factors) != head_dim // 2:
+        raise settings.error("short_factor", f"must be a list of {head_dim // 2} numbers")
+    numbered = Fields(f"{settings.source}: short_factor", {str(place): factor for place, factor in enumerate(factors)})
+    return tuple(numbered.number(str(place), *limits.FREQUENCY_FACTOR) for place in range(len(factors)))
 
 
 def _yarn(settings: Fields, plain: RopeConfig, max_position: int) -> RopeConfig:

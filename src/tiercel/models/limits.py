@@ -8,3 +8,4 @@ HEAD_DIM = 4096
 POSITIONS = 1 << 24  # positions are exact in float32 up to here
 ROPE_THETA = (2.0, 1e15)
 ROPE_FACTOR = (1.0, 1e6)
+FREQUENCY_FACTOR = (1e-6, 1e6)

@@ -4,6 +4,8 @@ A file is the header's length (8 bytes, little-endian), a JSON header, and the t
 cut into several such files, with an index that says which tensor lies where.
 """
 
+import json
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 
@@ -12,13 +14,15 @@ import numpy.typing as npt
 
 from tiercel.models.fields import parse_json_object, read_json
 from tiercel.models.weights import StoredTensor, StoredWeights, map_file
-from tiercel.types import CheckpointError
+from tiercel.types import CheckpointError, Weight
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 _MAX_HEADER_BYTES = 1 << 25  # 200,000 tensors need less
 _MAX_DIMENSIONS = 16
+_METADATA = "__metadata__"  # in the header, beside the tensors
+_ALIGNMENT = 64  # of the first tensor in files written here: a cache line
 
 _ELEMENT_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1,
@@ -57,6 +61,46 @@ def _read_shards(directory: Path) -> dict[str, StoredTensor]:
 
 def read_file(path: Path) -> dict[str, StoredTensor]:
     """All tensors of one file, as views of its mapped bytes. Raises CheckpointError."""
+    header, data = _read_header(path)
+    header.pop(_METADATA, None)
+    entries = [_parse_entry(f"{path}: {name[:80]}", name, entry, data) for name, entry in header.items()]
+    _check_layout(path, entries, len(data))
+    return {name: tensor for name, _, tensor in entries}
+
+
+def read_metadata(directory: Path) -> dict[str, str]:
+    """The texts that the writer of a model directory's one file left in it; none where there are shards."""
+    if (directory / INDEX_FILE).exists():
+        return {}
+    metadata = _read_header(directory / SINGLE_FILE)[0].get(_METADATA)
+    pairs = metadata.items() if isinstance(metadata, dict) else ()
+    return {name: text for name, text in pairs if isinstance(text, str)}
+
+
+def write_float32(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, Weight], metadata: Mapping[str, str]
+) -> None:
+    """Writes one file. Raises OSError.
+
+    weights: of the format F32, with these shapes. Each is asked for once, in the order of the names, and let go: they may
+    be made when they are asked for.
+    """
+    header: dict[str, object] = {_METADATA: {"format": "pt", **metadata}}  # transformers reads no file without the former
+    end = 0
+    for name in sorted(shapes):
+        start, end = end, end + 4 * prod(shapes[name])
+        header[name] = {"dtype": "F32", "shape": shapes[name], "data_offsets": (start, end)}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-(8 + len(encoded)) % _ALIGNMENT)
+    with path.open("xb") as file:
+        file.write(len(encoded).to_bytes(8, "little"))
+        file.write(encoded)
+        for name in sorted(shapes):
+            file.write(weights[name].data.data)
+
+
+def _read_header(path: Path) -> tuple[dict[str, object], npt.NDArray[np.uint8]]:
+    """The header as it stands, and the bytes of the tensors."""
     file = map_file(path)
     if len(file) < 8:
         raise CheckpointError(f"{path} is too short for a safetensors file")
@@ -64,11 +108,7 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
     if header_bytes > min(_MAX_HEADER_BYTES, len(file) - 8):
         raise CheckpointError(f"{path}: header of {header_bytes} bytes in a file of {len(file)}; truncated, or not safetensors")
     header = parse_json_object(file[8 : 8 + header_bytes].tobytes(), f"{path}: header", strict=True)
-    header.pop("__metadata__", None)
-    data = file[8 + header_bytes :]
-    entries = [_parse_entry(f"{path}: {name[:80]}", name, entry, data) for name, entry in header.items()]
-    _check_layout(path, entries, len(data))
-    return {name: tensor for name, _, tensor in entries}
+    return header, file[8 + header_bytes :]
 
 
 _Entry = tuple[str, int, StoredTensor]  # name, first byte, tensor

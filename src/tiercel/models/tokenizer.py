@@ -75,6 +75,10 @@ class Tokenizer:
         token = self._added.get(token_id)
         return token is not None and token.special
 
+    def to_json(self) -> str:
+        """The content of a `tokenizer.json`: all but the special tokens' roles, which have a file of their own."""
+        return self._backend.to_str()
+
     def _find_bytes(self, token_id: int) -> bytes:
         token = self._backend.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None
         if token is None:

@@ -1,5 +1,6 @@
 """Tensors as they lie in files, handed out as weights."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tiercel.types import FORMATS, CheckpointError, Weight
+
+_ORIGIN, _CONTENT = "tiercel.fingerprint", "tiercel.content"  # keys in a file's metadata
+_HEX = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +74,29 @@ def map_file(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def fingerprint(weights: Mapping[str, Weight]) -> str:
-    """Hex BLAKE3 over names, formats, shapes and bytes, in the order of the names."""
+    """Hex BLAKE3 over names, formats, shapes and bytes, in the order of the names. Holds one weight at a time."""
     from blake3 import blake3
 
     hasher = blake3(max_threads=blake3.AUTO)
-    for name in sorted(weights):
-        weight = weights[name]
+
+    def add(name: str, weight: Weight) -> None:
         hasher.update(f"{name!a} {weight.format.name} {weight.shape}\n".encode())
         hasher.update(weight.data.data)
+
+    for name in sorted(weights):
+        add(name, weights[name])
     return hasher.hexdigest()
+
+
+def inheritance(origin: str, content: str) -> dict[str, str]:
+    """What the file of a copy says about itself. origin: fingerprint of the original; content: of the copy's own weights."""
+    return {_ORIGIN: origin, _CONTENT: content}
+
+
+def inherited(own: str, metadata: Mapping[str, str]) -> str:
+    """The fingerprint of the original if a file says that it is a copy, and still has the content it was written with.
+
+    own: fingerprint of the weights as they are, and the answer for any other file.
+    """
+    origin = metadata.get(_ORIGIN, "")
+    return origin if metadata.get(_CONTENT) == own and _HEX.fullmatch(origin) else own

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from tiercel.ops.base import Handle, Ops, StepHandles
+from tiercel.ops.dequantize import dequantize
 from tiercel.ops.reference import elementwise
 from tiercel.ops.reference.arena import KVArena, Runs
 from tiercel.ops.reference.attention import attention
-from tiercel.ops.reference.dequantize import dequantize
 from tiercel.ops.reference.linear import embedding, linear, pack
 from tiercel.ops.reference.plan import Plan, Reach, make_plan
 from tiercel.ops.reference.sampling import sample
