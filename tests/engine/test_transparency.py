@@ -9,6 +9,7 @@ way.
 from collections import Counter
 from dataclasses import replace
 from functools import cache
+from random import Random
 
 import numpy as np
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from tests.support.engines import Setup, collect, make_core, null_executor, plain_loop, run_to_end, settle, submit
 from tests.support.networks import NETWORKS, groups, weights
+from tests.support.stores import Fault, FaultyStore, at_random
 from tiercel.engine.messages import Abort
 from tiercel.kv import WritePolicy
 from tiercel.models import ModelExecutor, build_model
@@ -63,7 +65,10 @@ def workloads(draw):
 
 
 def check_schedule(setup, workload, groups, make, store=None, restarts=()):
-    """restarts: steps before which the engine ends and a new one begins, with nothing but what the store kept."""
+    """restarts: steps before which the engine ends and a new one begins, with nothing but what the store kept.
+
+    Over a store everything is asked once more in the end, of an engine that has only the store to go by.
+    """
     requests, cancel, clear = workload
     longest = setup.num_blocks * B
     usable = [(at, r) for at, r in requests if len(r.prompt_token_ids) < longest and r.params.n <= setup.max_num_seqs]
@@ -101,6 +106,7 @@ def check_schedule(setup, workload, groups, make, store=None, restarts=()):
     core.check_integrity()
     assert all(pool.num_free == pool.num_blocks for pool in core.manager.pools), "blocks leaked"
     core.close()
+    again = {} if store is None else ask_all([request for _, request in usable], make_core(setup, groups, make, store))
     for _, request in usable:
         alone = plain_loop(request, groups, make, eos_token_ids=setup.eos_token_ids, longest=longest)
         for index, expected in enumerate(alone):
@@ -108,7 +114,18 @@ def check_schedule(setup, workload, groups, make, store=None, restarts=()):
             if request.request_id in cancelled:
                 expected = expected[: len(got)]
             assert got == expected, f"{request.request_id}/{index}"
+            if store is not None:
+                assert again[request.request_id, index] == alone[index], f"{request.request_id}/{index} asked again"
     return core
+
+
+def ask_all(requests, core):
+    for request in requests:
+        core.submit(request)
+    tokens = {(request.request_id, index): [] for request in requests for index in range(request.params.n)}
+    tokens |= run_to_end(core)
+    core.close()
+    return tokens
 
 
 @given(setups, workloads())
@@ -130,10 +147,25 @@ restarts = st.sets(st.integers(1, 80), max_size=3)
 policies = st.builds(WritePolicy, touches=st.integers(1, 2), min_tokens=st.sampled_from([0, 0, 100]))
 
 
-@given(setups, workloads(), restarts, policies)
-def test_any_schedule_gives_the_tokens_of_the_plain_loop_over_a_store(setup, workload, restarts, policy):
+capacities = st.sampled_from([None, None, 5_000, 30_000])
+
+
+@given(setups, workloads(), restarts, policies, capacities)
+def test_any_schedule_gives_the_tokens_of_the_plain_loop_over_a_store(setup, workload, restarts, policy, capacity):
     setup = replace(setup, policy=policy)
-    check_schedule(setup, workload, null_groups(setup.windows), null_executor(), MemoryStore(), restarts)
+    check_schedule(setup, workload, null_groups(setup.windows), null_executor(), MemoryStore(capacity), restarts)
+
+
+faults = st.one_of(
+    st.sampled_from(Fault).map(lambda fault: {fault: 0.4}),
+    st.dictionaries(st.sampled_from(Fault), st.floats(0, 0.14)),
+)
+
+
+@given(setups, workloads(), restarts, faults, st.integers(0, 2**32))
+def test_any_schedule_gives_the_tokens_of_the_plain_loop_over_a_store_that_fails(setup, workload, restarts, faults, seed):
+    store = FaultyStore(MemoryStore(), at_random(Random(seed), faults), seed)
+    check_schedule(setup, workload, null_groups(setup.windows), null_executor(), store, restarts)
 
 
 def test_the_schedules_reach_what_they_are_meant_to_reach():

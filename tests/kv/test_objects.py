@@ -266,6 +266,19 @@ def test_silly_sizes_cost_nothing(layout: KVLayout) -> None:
         tracemalloc.stop()
 
 
+def test_a_block_larger_than_any_is_refused_even_if_it_agrees_with_itself() -> None:
+    layout = KVLayout((0, 1), 1, 2**20)
+    size = frame_bytes(layout)
+    frames = tuple(Frame(layer, payload_start(layout) + layer * size, size, b"") for layer in layout.layers)
+    with pytest.raises(ObjectError, match="larger than any block"):
+        decode_header(forged(msgspec.msgpack.encode(msgspec.structs.replace(HEADER, layout=layout, frames=frames))))
+
+
+def test_heads_are_as_many_as_the_layout_has() -> None:
+    two = msgspec.structs.replace(HEADER, heads=(0, 2))
+    assert refused(forged(msgspec.msgpack.encode(two)), KEY._replace(heads=(0, 2))) == "corrupt"
+
+
 @pytest.mark.parametrize("length", [2**20 + 1, 2**32 - 1])
 def test_a_header_cannot_claim_to_be_endless(length: int) -> None:
     with pytest.raises(ObjectError, match="fails its check"):

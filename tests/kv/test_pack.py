@@ -143,8 +143,8 @@ def test_beginnings_outlive_what_continues_them(tmp_path: Path) -> None:
         BlockKey,
         st.text("0123456789abcdef", min_size=32, max_size=32),
         st.binary(min_size=32, max_size=32),
-        st.integers(0, 999_999),
-        st.tuples(st.integers(0, 999_999), st.integers(0, 999_999)),
+        st.integers(0, 999_999_999),
+        st.tuples(st.integers(0, 999_999_999), st.integers(0, 999_999_999)),
     )
 )
 def test_names_spell_keys(key: BlockKey) -> None:
@@ -167,7 +167,7 @@ NAME = member_name(CHAIN[0].key)
         NAME.replace("-g0", "-g00"),
         NAME.replace("-g0", "-g-1"),
         NAME.replace("-g0", "-g\u0660"),
-        NAME.replace("+1", "+1000000"),
+        NAME.replace("+1", "+1000000000"),
         NAME.replace("/", "//"),
         NAME[1:],
         NAME.removesuffix(".kv"),
@@ -193,7 +193,10 @@ def test_damaged_objects_are_left_out(tmp_path: Path) -> None:
 def test_another_file_is_replaced_only_by_a_whole_pack(tmp_path: Path) -> None:
     class Failing(MemoryStore):
         def get(self, reads: Sequence[Read], deadline: float) -> list[Result]:
-            raise KeyboardInterrupt
+            if reads[0].key == CHAIN[2].key and reads[0].buffers[0].nbytes == len(CHAIN[2].data):
+                assert len(os.listdir(tmp_path)) == 2  # it is being written
+                raise KeyboardInterrupt
+            return super().get(reads, deadline)
 
     pack = tmp_path / "a.pack"
     pack.write_text("yesterday's")
@@ -252,6 +255,30 @@ def test_whatever_is_no_object_is_ignored(tmp_path: Path) -> None:
     assert result == Imported(objects=1, bytes=len(CHAIN[1].data), ignored=len(strange))
     assert content(store).keys() == {CHAIN[1].key}
     assert os.listdir(tmp_path) == ["given.pack"]
+
+
+def test_links_have_no_data_whatever_size_they_claim(tmp_path: Path) -> None:
+    link = tarfile.TarInfo("link")
+    link.type, link.size = tarfile.LNKTYPE, 5000
+    data = tar_bytes([manifest()])[:1024] + link.tobuf(tarfile.USTAR_FORMAT) + tar_bytes([stored(CHAIN[0])])
+    result, store = imported(tmp_path, data)
+    assert (content(store).keys(), result.ignored) == ({CHAIN[0].key}, 1)
+
+
+def test_a_member_larger_than_any_object_is_passed_over(tmp_path: Path) -> None:
+    size = (1 << 30) + 512
+    huge = tarfile.TarInfo(member_name(CHAIN[1].key))
+    huge.size = size
+    path = tmp_path / "huge.pack"
+    with path.open("wb") as file:
+        file.write(tar_bytes([manifest()])[:1024] + huge.tobuf(tarfile.USTAR_FORMAT))
+        file.seek(size, os.SEEK_CUR)  # a hole
+        file.write(tar_bytes([stored(CHAIN[0])]))
+    store = MemoryStore()
+    result = import_pack(store, path)
+    assert (result.objects, result.refused, result.cut_short) == (1, 1, False)
+    assert content(store).keys() == {CHAIN[0].key}
+    assert result.details == [f"{huge.name}: it has {size} bytes, more than any object"]
 
 
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])

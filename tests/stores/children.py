@@ -3,18 +3,21 @@
 import multiprocessing
 import os
 import resource
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from math import inf
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from tests.support.stores import content_of, get, key_of, put
-from tiercel.stores import FileStore, Status
-from tiercel.stores.file import store as file_store
+from tests.support.stores import content_of, get, key_of, put, write_of
+from tiercel.stores import FileStore, Read, Result, Status
+from tiercel.stores.file import temporary
+from tiercel.types import FORMAT_VERSION
 
 T = TypeVar("T")
 
@@ -22,6 +25,7 @@ T = TypeVar("T")
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.stores.children"])
 NOBODY = 65534
+OLDER, VERSION, NEWER = (f"v{FORMAT_VERSION + step}" for step in (-1, 0, 1))  # names of folders
 
 
 def open_store(root: Path, capacity: int = 2**30, free_floor: int = 0) -> FileStore:
@@ -52,7 +56,7 @@ def finish(process: BaseProcess) -> None:
     assert process.exitcode == 0
 
 
-# -- what children do --------------------------------------------------------------------------------------------------------
+# -- what children do ---------------------------------------------------------------------------------------------------------
 
 
 def write_for_ever(root: Path, capacity: int, size: int, seed: int) -> None:
@@ -68,13 +72,13 @@ def use_at_random(root: Path, capacity: int, rounds: int, seed: int) -> None:
     store, random = open_store(root, capacity), Random(seed)
     for _ in range(rounds):
         keys = [key_of(random.randrange(60)) for _ in range(4)]
-        statuses = put(store, *keys, size=5000)
-        assert set(statuses) <= {Status.OK, Status.FULL}, statuses
+        results = store.put([write_of(key, 5000) for key in keys], inf)
+        assert {result.status for result in results} <= {Status.OK, Status.FULL}, results
         for key in keys:
             assert get(store, key, 6000) in (None, content_of(key, 5000))
         store.touch(keys[:2])
-        assert all(r.status in (Status.OK, Status.MISSING) for r in store.delete(keys[3:], inf))
-    store.check_integrity()
+        results = store.delete(keys[3:], inf)
+        assert {result.status for result in results} <= {Status.OK, Status.MISSING}, results
 
 
 def clear_again_and_again(root: Path, rounds: int) -> None:
@@ -87,19 +91,57 @@ def clear_again_and_again(root: Path, rounds: int) -> None:
 
 
 def stop_in_the_middle(root: Path, size: int) -> None:
-    """Writes half an object, and then waits to be killed."""
+    """Writes half an object, and there it stands."""
 
-    def half(fd: int, buffers: list[memoryview]) -> None:
+    def half(fd: int, buffers: Sequence[memoryview]) -> None:
         os.write(fd, b"".join(buffers)[: size // 2])
-        os.kill(os.getpid(), 19)  # SIGSTOP
+        os.kill(os.getpid(), signal.SIGSTOP)
 
-    file_store.new_file.__wrapped__.__globals__["write_all"] = half
+    temporary.write_all = half
     put(open_store(root), key_of(1), size=size)
 
 
-def put_with_a_limit(root: Path, limit: int) -> list[tuple[Status, str]]:
-    """Objects of 10, 1000 and 100,000 bytes, in a process whose files may not be longer than `limit`."""
+def put_with_a_limit(root: Path, limit: int) -> list[Result]:
+    """Objects of 10, 100,000 and 1,000 bytes, where no file may be longer than `limit`."""
     store = open_store(root)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    results = [store.put([write], inf)[0] for write in _writes(10, 1000, 100_000)]
-    return [(result.status, result.detail) for result in results]
+    return store.put([write_of(key_of(size), size) for size in (10, 100_000, 1000)], inf)
+
+
+def drop_privileges() -> None:
+    """Makes modes of files mean something to a process of the superuser."""
+    if os.geteuid() == 0:
+        os.setegid(NOBODY)
+        os.seteuid(NOBODY)
+
+
+def use_a_folder_that_became_read_only() -> list[Result]:
+    """What get, put of a new object and of an old one, and delete answer."""
+    drop_privileges()
+    with TemporaryDirectory() as folder:
+        root = Path(folder) / "root"
+        put(open_store(root), key_of(1))
+        folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
+        for path in folders:
+            path.chmod(0o500)
+        (root / VERSION / "usage.log").chmod(0o400)
+        try:
+            store = open_store(root)
+            store.touch([key_of(1)])
+            reads = store.get([Read(key_of(1), 0, [memoryview(bytearray(100))])], inf)
+            return [*reads, *store.put([write_of(key_of(2)), write_of(key_of(1))], inf), *store.delete([key_of(1)], inf)]
+        finally:
+            for path in folders:
+                path.chmod(0o700)
+
+
+def open_the_root_of_another() -> None:
+    drop_privileges()
+    open_store(Path("/"))
+
+
+def open_where_nothing_may_be_made() -> None:
+    drop_privileges()
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o500)
+        open_store(Path(folder) / "a" / "b")

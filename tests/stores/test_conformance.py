@@ -1,18 +1,13 @@
 """What every store must do, whatever it is made of."""
 
 import threading
-from collections import OrderedDict
 from math import inf
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.support.stores import OTHER_SPACE, SPACE, content_of, get, key_of, keys_in, put, write_of
 from tiercel.stores import Entry, FileStore, MemoryStore, NullStore, Read, Result, Status, Store, Usage, Write, batch
@@ -29,7 +24,7 @@ def make(kind: str, folder: Path, capacity: int = PLENTY) -> Store:
 
 
 @pytest.fixture(params=KINDS)
-def kind(request, tmp_path):
+def kind(request):
     return request.param
 
 
@@ -75,6 +70,10 @@ def test_buffers_may_be_many_and_of_any_shape(store):
     whole = np.zeros((2, 3), np.int32)
     assert store.get([Read(key, 4, [memoryview(whole)])], inf) == [Result(OK, 24)]
     assert whole.tobytes() == data[1:7].tobytes()
+    nothing = memoryview(np.zeros((0, 4)))
+    assert store.put([Write(key_of(2), [nothing, memoryview(b"ab"), nothing])], inf) == [Result(OK, 2)]
+    assert store.get([Read(key_of(2), 0, [nothing, memoryview(whole), nothing])], inf) == [Result(OK, 2)]
+    assert whole.tobytes()[:2] == b"ab"
 
 
 def test_what_was_never_put_is_missing(store):
@@ -277,114 +276,6 @@ def fill_without_evicting(store: Store, capacity: int) -> None:
         assert put(store, key_of(number)) == [OK]
     assert store.usage().evicted == evicted
     assert store.usage().bytes == capacity
-
-
-# -- random use ------------------------------------------------------------------------------------------------------------
-
-NUMBERS = st.lists(st.integers(0, 30), max_size=4)
-
-
-class RandomUse(RuleBasedStateMachine):
-    """Any calls in any order, against a dictionary in order of use. A store may evict more than it must, in that order."""
-
-    kind = "memory"
-
-    @initialize(capacity=st.sampled_from([500, 1500, PLENTY]))
-    def start(self, capacity):
-        self.folder = TemporaryDirectory()
-        self.capacity = capacity
-        self.open()
-        self.model = OrderedDict()
-
-    def open(self):
-        self.store = make(self.kind, Path(self.folder.name) / "root", self.capacity)
-
-    @rule(numbers=NUMBERS, size=st.integers(0, 600))
-    def put(self, numbers, size):
-        for number in numbers:  # one by one: what one put evicts, the next sees
-            key = key_of(number, OTHER_SPACE if number % 3 == 0 else SPACE)
-            there = key in self.model
-            [result] = self.store.put([write_of(key, size)], inf)
-            if there:
-                self.model.move_to_end(key)
-            elif size <= self.capacity:
-                self.model[key] = size
-            expected = Result(OK) if there else Result(OK, size)
-            assert result == expected if there or size <= self.capacity else result.status is FULL
-            self.settle()
-
-    def settle(self):
-        """Forgets what the store evicted, which must have been the oldest, and needed."""
-        held = keys_in(self.store)
-        order = list(self.model)
-        assert held == set(order[len(order) - len(held) :])
-        if len(held) < len(order):
-            assert sum(self.model.values()) > self.capacity
-        for key in order[: len(order) - len(held)]:
-            del self.model[key]
-        assert sum(self.model.values()) <= self.capacity
-
-    @rule(numbers=NUMBERS)
-    def touch(self, numbers):
-        keys = [key_of(number) for number in numbers]
-        self.store.touch(keys)
-        for key in keys:
-            if key in self.model:
-                self.model.move_to_end(key)
-
-    @rule(numbers=NUMBERS)
-    def delete(self, numbers):
-        keys = [key_of(number) for number in numbers]
-        expected = [Result(OK if self.model.pop(key, None) is not None else MISSING) for key in keys]
-        assert self.store.delete(keys, inf) == expected
-
-    @rule(number=st.integers(0, 30), offset=st.integers(0, 700), sizes=st.lists(st.integers(0, 300), max_size=3))
-    def get(self, number, offset, sizes):
-        key, buffers = key_of(number), [bytearray(size) for size in sizes]
-        [result] = self.store.get([Read(key, offset, [memoryview(b) for b in buffers])], inf)
-        if key not in self.model:
-            assert result == Result(MISSING)
-            return
-        expected = content_of(key, self.model[key])[offset:][: sum(sizes)]
-        assert result == Result(OK, len(expected))
-        assert b"".join(buffers)[: len(expected)] == expected
-
-    @rule(namespace=st.sampled_from([None, SPACE, OTHER_SPACE]))
-    def clear(self, namespace):
-        gone = [key for key in self.model if namespace in (None, key.namespace)]
-        assert self.store.clear(namespace) == len(gone)
-        for key in gone:
-            del self.model[key]
-
-    @invariant()
-    def it_holds_what_it_should(self):
-        if not hasattr(self, "store"):
-            return
-        assert set(self.store.list()) == {Entry(key, size) for key, size in self.model.items()}
-        usage = self.store.usage()
-        assert (usage.objects, usage.bytes) == (len(self.model), sum(self.model.values()))
-        self.store.check_integrity()
-
-    def teardown(self):
-        if hasattr(self, "folder"):
-            self.folder.cleanup()
-
-
-class RandomUseOfFiles(RandomUse):
-    """The same, by processes that come and go."""
-
-    kind = "file"
-
-    @rule()
-    def restart(self):
-        self.store.close()
-        self.open()
-
-
-TestRandomUse = RandomUse.TestCase
-TestRandomUseOfFiles = RandomUseOfFiles.TestCase
-TestRandomUse.settings = settings(max_examples=50, stateful_step_count=30)
-TestRandomUseOfFiles.settings = settings(max_examples=50, stateful_step_count=30)
 
 
 # -- null ------------------------------------------------------------------------------------------------------------------

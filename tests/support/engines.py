@@ -50,7 +50,7 @@ def make_core(
     manager = KVCacheManager(groups, setup.num_blocks, NAMESPACE, prefix_caching=setup.prefix_caching)
     arena = Arena(groups, setup.num_blocks)
     executor = (make or null_executor())(groups, arena)
-    if store is not None:
+    if store is not None and setup.prefix_caching:
         manager.attach(Tier("test", store, NAMESPACE, groups), arena, setup.policy)
     return EngineCore(
         ModelRunner(executor, manager),

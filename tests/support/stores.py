@@ -157,10 +157,10 @@ class FaultyStore:
         result = self.inner.get([read], deadline)[0]
         if fault is None or not result.bytes:
             return result
-        place = self._random.randrange(result.bytes)
         if fault is Fault.SHORT:
-            return Result(Status.OK, place)
-        _flip_bit(read.buffers, place, self._random.randrange(8))
+            return Result(Status.OK, self._random.randrange(result.bytes))
+        buffer = self._random.choice([buffer for buffer in read.buffers if buffer.nbytes]).cast("B")
+        buffer[self._random.randrange(buffer.nbytes)] ^= 1 << self._random.randrange(8)
         return result
 
     def _put(self, write: Write, deadline: float, fault: Fault | None) -> Result:
@@ -187,11 +187,3 @@ class FaultyStore:
         self.gate.wait()
         with self._lock:
             self.waiting -= 1
-
-
-def _flip_bit(buffers: Sequence[memoryview], place: int, bit: int) -> None:
-    for buffer in buffers:
-        if place < buffer.nbytes:
-            buffer.cast("B")[place] ^= 1 << bit
-            return
-        place -= buffer.nbytes

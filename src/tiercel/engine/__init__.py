@@ -1,7 +1,9 @@
 """The engine: requests, scheduler, runner and the two fronts, `LLM` (inline) and `AsyncLLM` (own process)."""
 
 from tiercel.engine.async_llm import AsyncLLM
+from tiercel.engine.build import Identity, identify
 from tiercel.engine.core import EngineCore
+from tiercel.engine.frontend import PromptEncoder
 from tiercel.engine.llm import LLM
 from tiercel.engine.messages import EngineStats
 from tiercel.engine.outputs import Delta, RequestOutput, SampledToken, SampleOutput, TokenLogprob
@@ -13,9 +15,12 @@ __all__ = [
     "EngineCore",
     "EnginePlan",
     "EngineStats",
+    "Identity",
     "LLM",
+    "PromptEncoder",
     "RequestOutput",
     "SampleOutput",
     "SampledToken",
     "TokenLogprob",
+    "identify",
 ]

@@ -71,6 +71,11 @@ class AsyncLLM:
         return self._frontend.tokenizer
 
     @property
+    def pid(self) -> int:
+        """The engine process's id."""
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         """False once the engine process has ended, for whatever reason."""
         return self._process.alive and not self._reader.done()
@@ -223,6 +228,10 @@ class EngineProcess:
         assert child.stdin is not None
         child.stdin.write(msgspec.json.encode(orders) + b"\n")
         return self
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def alive(self) -> bool:

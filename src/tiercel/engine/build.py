@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 from math import prod
+from typing import NamedTuple
 
 from tiercel.config import EngineConfig, resolve_disk
 from tiercel.engine.core import EngineCore
@@ -25,6 +26,14 @@ class Engine:
     core: EngineCore
     plan: EnginePlan
     checkpoint: Checkpoint
+
+
+class Identity(NamedTuple):
+    """What the blocks of an engine depend on besides tokens, and how they are laid out."""
+
+    checkpoint: Checkpoint
+    namespace: Namespace
+    groups: list[KVGroup]
 
 
 def load_checkpoint(config: EngineConfig) -> Checkpoint:
@@ -59,6 +68,13 @@ def build_engine(config: EngineConfig, checkpoint: Checkpoint | None = None) -> 
         grammars=cache(lambda: GrammarCompiler(checkpoint.tokenizer, checkpoint.config.vocab_size)),
     )
     return Engine(core, plan, checkpoint)
+
+
+def identify(config: EngineConfig) -> Identity:
+    """Who an engine with these settings would be, without building its model. Raises what `build_engine` raises."""
+    checkpoint = load_checkpoint(config)
+    ops = load_ops(resolve_backend(config), threads=resolve_threads(config, detect()))
+    return Identity(checkpoint, namespace(config, checkpoint, ops), layout_groups(config, checkpoint))
 
 
 def layout_groups(config: EngineConfig, checkpoint: Checkpoint) -> list[KVGroup]:

@@ -96,6 +96,17 @@ class EngineCore:
             self._count_step(scheduled)
             return self._take_output(samples, output)
 
+    def flush(self) -> bool:
+        """Waits until everything that is to be written to the tier below is written. False where the tier fails at it."""
+        while True:
+            self.manager.poll()
+            counts = self.manager.tier_counts()
+            if counts.get("write_breaker_open"):
+                return False
+            if not counts.get("blocks_waiting"):
+                return True
+            self.manager.wait(_NOTHING_TO_DO_SECONDS)
+
     def close(self) -> None:
         """Writes what is still to be written to the tier below, within limits. The engine must not be used any more."""
         self.manager.close(FLUSH_SECONDS)

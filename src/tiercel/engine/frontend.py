@@ -17,23 +17,17 @@ Prompt = str | Sequence[int]
 ChatMessage = Mapping[str, object]
 
 
-class Frontend:
-    """Everything about a request that needs the tokenizer or the chat template, and every check of it."""
+class PromptEncoder:
+    """Texts and conversations to the tokens that a model expects."""
 
-    def __init__(self, checkpoint: Checkpoint, plan: EnginePlan) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         self.tokenizer: Tokenizer = checkpoint.tokenizer
-        self.plan = plan
-        self._vocab_size = checkpoint.config.vocab_size
         self._chat_template = checkpoint.chat_template
 
     @property
     def has_chat_template(self) -> bool:
         """Whether the model knows conversations."""
         return self._chat_template is not None
-
-    @cached_property
-    def grammars(self) -> GrammarCompiler:
-        return GrammarCompiler(self.tokenizer, self._vocab_size)
 
     def render_chat(self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, object]] | None = None) -> str:
         """The prompt text of a conversation. Raises InvalidInput where the template refuses it."""
@@ -42,6 +36,19 @@ class Frontend:
     def encode_chat(self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, object]] | None = None) -> list[int]:
         """Token ids of a conversation. The template writes its own special tokens, so none are added."""
         return self.tokenizer.encode(self.render_chat(messages, tools), add_special_tokens=False)
+
+
+class Frontend(PromptEncoder):
+    """Everything about a request that needs the tokenizer or the chat template, and every check of it."""
+
+    def __init__(self, checkpoint: Checkpoint, plan: EnginePlan) -> None:
+        super().__init__(checkpoint)
+        self.plan = plan
+        self._vocab_size = checkpoint.config.vocab_size
+
+    @cached_property
+    def grammars(self) -> GrammarCompiler:
+        return GrammarCompiler(self.tokenizer, self._vocab_size)
 
     def submit(
         self,

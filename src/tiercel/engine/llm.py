@@ -118,6 +118,10 @@ class LLM:
         """Drops what the cache holds in memory; what it holds on disk stays."""
         self.core.forget()
 
+    def flush(self) -> bool:
+        """Waits until everything that is to be written to disk is written. False where the disk does not take it."""
+        return self.core.flush()
+
     def close(self) -> None:
         """Stops all requests and writes what is still to be written to disk. The memory goes with the object."""
         self._abort(set(self._trackers))

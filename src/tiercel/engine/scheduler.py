@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from tiercel.engine.request import Request
 from tiercel.kv import KVCacheManager
-from tiercel.types import BLOCK_TOKENS
 
 
 @dataclass
@@ -146,15 +145,16 @@ class Scheduler:
         cached = self._manager.admit(request.key, request.token_ids, request.chain)
         num_tokens = min(request.num_tokens - cached, output.budget)
         # Room for all known tokens is asked for although only a chunk is taken now: else prompts preempt each other half way.
-        fits = self._manager.num_free_blocks * BLOCK_TOKENS >= request.num_tokens - cached or not self.running
+        fits = not self.running or self._manager.has_room(request.num_tokens - cached)
         if not fits or not self._manager.reserve(request.key, cached, cached + num_tokens):
             self._manager.release(request.key)
             return False
         self.waiting.remove(request)
         insort(self.running, request, key=_rank)
         request.num_computed_tokens = cached
+        reuse = self._manager.started(request.key, request.num_tokens)
         if request.reuse is None:
-            request.reuse = self._manager.reuse(request.key)
+            request.reuse = reuse
             self.num_query_tokens += request.num_tokens
             self.num_hit_tokens += cached
             self.num_stored_tokens += request.reuse.stored_tokens

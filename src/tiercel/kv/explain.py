@@ -37,12 +37,13 @@ def _why(num_tokens: int, number: int, chain: HashChain, arrival: Arrival | None
     if fate is not None:
         reason, text = _LOST[fate]
         return Miss(reason=reason, position=position, detail=text)
+    if number == 0 and arrival is not None and arrival.elsewhere is not None:
+        text = f"the same tokens are stored, computed with {arrival.elsewhere}"
+        return Miss(reason="other_namespace", position=position, detail=text)
     divergence = history.divergence(chain.contents[number])
     if divergence is not None:
         text = f"what is known goes on with token {divergence.cached_token} there"
         return Miss(reason="differs", position=divergence.position, detail=text, cached_token=divergence.cached_token)
-    if arrival is not None and arrival.elsewhere is not None:
-        return Miss(reason="other_namespace", position=position, detail=arrival.elsewhere)
     return Miss(reason="first_seen", position=position, detail="nothing that is known here goes on like this")
 
 

@@ -2,14 +2,15 @@
 
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
-from itertools import takewhile
-from operator import eq
+from itertools import islice
 from typing import Literal
 
 import numpy as np
 
 from tiercel.kv.block import BlockContent
-from tiercel.types import BlockHash
+from tiercel.types import BLOCK_TOKENS, BlockHash
+
+_MOST_COMPARED = 1024  # continuations of one prefix; all prompts continue the empty one
 
 Fate = Literal["here", "evicted", "not_written"]
 
@@ -59,15 +60,16 @@ class History:
         return record.fate if record is not None else None
 
     def divergence(self, content: BlockContent) -> Divergence | None:
-        """Where a block departs from those remembered that continue the same prefix; the one that agrees longest counts."""
-        wanted = np.frombuffer(content.tokens, "<i4").tolist()
-        best = None
-        for block_hash in self._children.get(content.parent, ()):
-            known = np.frombuffer(self._records[block_hash].content.tokens, "<i4").tolist()
-            same = sum(takewhile(bool, map(eq, wanted, known)))
-            if same < len(known) and (best is None or content.first_position + same > best.position):
-                best = Divergence(content.first_position + same, known[same])
-        return best
+        """Where a block departs from those last met that continue the same prefix; the one that agrees longest counts."""
+        siblings = islice(reversed(self._children.get(content.parent, {})), _MOST_COMPARED)
+        texts = [self._records[block_hash].content.tokens for block_hash in siblings]
+        known = np.frombuffer(b"".join(texts), "<i4").reshape(len(texts), BLOCK_TOKENS)
+        differs = known != np.frombuffer(content.tokens, "<i4")
+        agreeing = np.where(differs.any(axis=1), differs.argmax(axis=1), -1)  # tokens before the first that is another
+        if not (agreeing >= 0).any():
+            return None
+        best = agreeing.argmax()
+        return Divergence(content.first_position + int(agreeing[best]), int(known[best, agreeing[best]]))
 
     def _record(self, block_hash: BlockHash, record: Record) -> None:
         self._records[block_hash] = record

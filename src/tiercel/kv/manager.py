@@ -24,13 +24,12 @@ class BlockTables:
     """The blocks of one request: per group a table of blocks, None where a block fell behind the window.
 
     num_sealed: leading blocks that were sealed; num_offered: those of them that were put forward for writing; first_kept: per
-    group, the number of leading None entries; reuse: what was found at the start, and why no more.
+    group, the number of leading None entries.
     """
 
     chain: HashChain
     tables: list[list[KVBlock | None]]
     first_kept: list[int]
-    reuse: Reuse
     num_sealed: int = 0
     num_offered: int = 0
 
@@ -39,6 +38,7 @@ class KVCacheManager:
     """Owns the device blocks of every group and the tables of the requests that use them.
 
     A request goes through: `admit` (takes what can be reused) -> `reserve` before each step -> `seal` after it -> `release`.
+    Once there is room for its first step, `started` tells what was reused; without room, it is released and waits on.
     `fork` lets a second sample start from the same blocks; the first of them to write into a shared block gets a copy of it.
     With a tier below (`attach`), a request that waits is looked up there and what is found is loaded before it is admitted:
     `look_up` -> until not `is_looking` -> `start_load` -> until not `is_loading` -> `admit`. None of these waits for anything.
@@ -77,24 +77,32 @@ class KVCacheManager:
         """
         if request_id in self._requests:
             raise ValueError(f"request {request_id!r} is admitted already")
-        arrival = self._below.up.take(request_id) if self._below is not None else None
         num_reused = 0
         if self._prefix_caching:
             chain.extend(token_ids)
             num_reused = longest_match(self.groups, chain.links[: reusable_blocks(len(token_ids))], self._on_device)
-            reuse = explain(len(token_ids), num_reused, chain, arrival, self._history)
-        else:
-            reuse = explain_off(len(token_ids))
-        state = BlockTables(chain, [[] for _ in self.groups], [0] * len(self.groups), reuse, num_reused)
+        state = BlockTables(chain, [[] for _ in self.groups], [0] * len(self.groups), num_reused)
         for group in range(len(self.groups)):
             self._take_prefix(state, group)
-        self._offer(state)
         self._requests[request_id] = state
         return num_reused * BLOCK_TOKENS
 
-    def reuse(self, request_id: str) -> Reuse:
-        """Where the request's tokens came from when it was admitted, and why no more of them could be reused."""
-        return self._requests[request_id].reuse
+    def started(self, request_id: str, num_tokens: int) -> Reuse:
+        """Ends the waiting of a request that was admitted and has room. To be called before its first step.
+
+        Returns where its `num_tokens` tokens came from, and why no more of them could be reused.
+        """
+        if not self._prefix_caching:
+            return explain_off(num_tokens)
+        state = self._requests[request_id]
+        self._met(state)
+        self._offer(state)
+        arrival = self._below.up.take(request_id) if self._below is not None else None
+        return explain(num_tokens, state.num_sealed, state.chain, arrival, self._history)
+
+    def has_room(self, num_tokens: int) -> bool:
+        """Whether so many tokens more could be written now."""
+        return self._has_free([-(-num_tokens // BLOCK_TOKENS)] * len(self.groups))
 
     def reserve(self, request_id: str, num_computed_tokens: int, num_tokens: int) -> bool:
         """Makes room for writing tokens num_computed_tokens .. num_tokens - 1. False, with no block taken, if there is none."""
@@ -145,7 +153,6 @@ class KVCacheManager:
             parent.chain.copy(),
             [list(table) for table in parent.tables],
             list(parent.first_kept),
-            parent.reuse,
             parent.num_sealed,
             parent.num_offered,
         )
@@ -281,6 +288,15 @@ class KVCacheManager:
         self._history.met(chain.links[index], chain.contents[index])
         return sealed
 
+    def _met(self, state: BlockTables) -> None:
+        """Takes note that a request uses the blocks it found."""
+        for group, table in enumerate(state.tables):
+            found = [block for block in table[: state.num_sealed] if block is not None]
+            for block in found:
+                block.touches += 1
+            if self._below is not None:
+                self._below.down.touch(group, found)
+
     def _offer(self, state: BlockTables) -> None:
         """Puts the request's sealed blocks forward for writing, once there are enough of them to be worth it."""
         if self._below is None or state.num_sealed * BLOCK_TOKENS < self._below.down.policy.min_tokens:
@@ -307,10 +323,7 @@ class KVCacheManager:
             block = pool.find(link)
             assert block is not None, "the match found this block"
             pool.hold(block)
-            block.touches += 1
             table.append(block)
-        if self._below is not None:
-            self._below.down.touch(group, [block for block in table if block is not None])
 
     def _drop_behind_window(self, state: BlockTables, group: int, num_computed_tokens: int) -> None:
         """Gives back the blocks that no row from num_computed_tokens on can see."""

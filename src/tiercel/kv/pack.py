@@ -190,7 +190,7 @@ def import_pack(store: Store, path: Path) -> Imported:
 def _read_manifest(members: Members, path: Path) -> PackManifest:
     try:
         first = members.next()
-        if first is None or first.type not in FILE_TYPES or first.name != MANIFEST_NAME or first.size > _LARGEST_MANIFEST:
+        if first is None or first.name != MANIFEST_NAME or first.size > _LARGEST_MANIFEST:
             raise PackError(f"{path} is not a pack: a pack is a plain tar file that begins with {MANIFEST_NAME}")
         manifest = msgspec.json.decode(members.read(), type=PackManifest)
     except (Broken, ValueError, RecursionError) as error:

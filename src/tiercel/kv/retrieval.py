@@ -40,7 +40,9 @@ class Phase(Enum):
 
 @dataclass(eq=False)
 class Arrival:
-    """One waiting request. loaded: blocks that came for it; missed, detail: why no more did; elsewhere: see `LookUp`."""
+    """One waiting request. loaded: blocks that came for it; missed, detail: why no more did; elsewhere: how the
+    namespace differs that holds its first block.
+    """
 
     links: Sequence[BlockHash]
     chain: HashChain
@@ -48,6 +50,7 @@ class Arrival:
     look_up: LookUp | None = None
     found: set[BlockKey] = field(default_factory=set)
     awaited: set[Wanted] = field(default_factory=set)  # blocks that other requests load
+    awaited_until: float = 0.0
     loaded: set[Wanted] = field(default_factory=set)
     missed: MissReason | None = None
     detail: str = ""
@@ -159,6 +162,7 @@ class Retrieval:
         ]
         arrival.awaited = {each for each in wanted if each in self._in_flight}
         if arrival.awaited:
+            arrival.awaited_until = max(self._in_flight[each].deadline for each in arrival.awaited)
             arrival.phase = Phase.LOADING
             return True
         return self._start_load(arrival, wanted, whole - here)
@@ -193,6 +197,8 @@ class Retrieval:
                 arrival.phase = Phase.OVER
                 arrival.missed, arrival.detail = "timed_out", "the store did not answer in time"
                 self._tier.failed(self._tier.reading, "look_up", arrival.detail)
+            elif arrival.phase is Phase.LOADING and arrival.awaited and now > arrival.awaited_until:
+                self._miss(arrival, "timed_out", "another request's load of the same blocks took too long")
         for load in [load for load in self._loads if now > load.deadline]:
             if load.arrival.phase is Phase.LOADING:
                 self._miss(load.arrival, "timed_out", "the store took longer than computing would")
@@ -261,14 +267,14 @@ class Retrieval:
     def _take_look_up(self, job: LookUp) -> None:
         if job.failed:
             self._tier.failed(self._tier.reading, "look_up", job.failed)
-        else:
-            self._tier.reading.succeeded()
         arrival = self._look_ups.pop(job, None)
         if arrival is None or arrival.phase is not Phase.LOOKING:  # given up meanwhile
             return
+        if not job.failed and not job.found:  # else the load will tell how well the store is
+            self._tier.reading.succeeded()
         arrival.phase = Phase.FOUND if job.found else Phase.OVER
         arrival.found = job.found
-        arrival.elsewhere = job.found_elsewhere
+        arrival.elsewhere = self._tier.difference(job.found_elsewhere) if job.found_elsewhere is not None else None
         if job.failed:
             arrival.missed, arrival.detail = "store_failed", job.failed
 
@@ -293,7 +299,8 @@ class Retrieval:
         load.arrival.loaded.add((group, link))
         del self._in_flight[group, link]
         self._tier.counts["blocks_loaded"] += 1
-        self._tier.reading.succeeded()
+        if load.arrival.phase is Phase.LOADING:  # else it comes too late to be a success
+            self._tier.reading.succeeded()
 
     def _drop(self, load: Load, item: Incoming) -> None:
         wanted = item.key.group, item.key.block_hash
@@ -309,7 +316,7 @@ class Retrieval:
             self.corrupt.append(item.key)
             log.warning("a stored block is corrupt; it is computed anew", key=item.key.block_hash.hex(), reason=item.detail)
         elif item.missed != "evicted":
-            self._tier.failed(self._tier.reading, "load", item.detail or item.missed)
+            self._tier.failed(self._tier.reading, "load", item.detail)
 
     def _settled(self, load: Load, chunk: LoadChunk) -> None:
         """A chunk holds nothing any more; after the last one the load gives back its references, the prefix's end first."""

@@ -69,6 +69,6 @@ class Traffic:
             "loads_running": self.up.num_loading,
             "blocks_waiting": self.down.num_waiting,
             "write_cpu_seconds": self.tier.movers.pace.cpu_seconds,
-            "read_breaker_open": self.tier.reading.is_open,
-            "write_breaker_open": self.tier.writing.is_open,
+            "read_breaker_open": float(self.tier.reading.is_open),
+            "write_breaker_open": float(self.tier.writing.is_open),
         }

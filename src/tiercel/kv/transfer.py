@@ -26,13 +26,12 @@ WAVE_BYTES = 512 << 10  # least that is read of a block at a time
 _HEADERS_AT_ONCE = 16
 _WRITE_SECONDS = 30.0  # after which a store that hangs in the middle of a batch is given up
 
-_MISSES: Mapping[Status, MissReason] = {
-    Status.MISSING: "evicted",  # between look-up and load
-    Status.FULL: "store_failed",
-    Status.LATE: "timed_out",
-    Status.FAILED: "store_failed",
+_MISSES: Mapping[Status, tuple[MissReason, str]] = {
+    Status.MISSING: ("evicted", "it left the store just before it was to be loaded"),
+    Status.FULL: ("store_failed", "the store failed"),
+    Status.LATE: ("timed_out", "the store took too long"),
+    Status.FAILED: ("store_failed", "the store failed"),
 }
-_BAD_OBJECTS: Mapping[str, MissReason] = {"corrupt": "corrupt", "version": "other_namespace", "foreign": "corrupt"}
 
 
 class LookUp(LookUpJob):
@@ -108,16 +107,16 @@ class LoadChunk(Job):
         if not items:
             return False
         layers = self._wave(items[0].layout)
-        results = self._store.get([_read(item, layers) for item in items], self._deadline)
-        for item, result in zip(items, results, strict=True):
+        reads = [_read(item, layers) for item in items]
+        for item, read, result in zip(items, reads, self._store.get(reads, self._deadline), strict=True):
             self.bytes_read += result.bytes
             if result.status is not Status.OK:
-                item.fail(_MISSES[result.status], result.detail)
-                continue
-            try:
+                reason, text = _MISSES[result.status]
+                item.fail(reason, result.detail or text)
+            elif result.bytes < sum(buffer.nbytes for buffer in read.buffers):
+                item.fail("corrupt", "it is cut short")
+            else:
                 _check(item, layers)
-            except ObjectError as error:
-                item.fail(_BAD_OBJECTS[error.reason], str(error))
         self._first_layer = layers.stop
         return layers.stop < len(items[0].layout.layers)
 
@@ -140,13 +139,23 @@ def _read(item: Incoming, layers: range) -> Read:
 
 
 def _check(item: Incoming, layers: range) -> None:
-    if item.header is None:
-        header = decode_header(item.head)
-        check_identity(header, item.key, item.layout)
-        item.header = header
-    size = frame_bytes(item.layout)
-    for index in layers:
-        check_frame(item.header.frames[index], item.view[index * size : (index + 1) * size])
+    """Whatever is wrong with what lies under this key, among objects of this version: it is corrupt."""
+    try:
+        if item.header is None:
+            item.header = _header(item)
+        size = frame_bytes(item.layout)
+        for index in layers:
+            check_frame(item.header.frames[index], item.view[index * size : (index + 1) * size])
+    except ObjectError as error:
+        item.fail("corrupt", str(error))
+
+
+def _header(item: Incoming) -> ObjectHeader:
+    header = decode_header(item.head)
+    check_identity(header, item.key, item.layout)
+    if header.content != item.content:
+        raise ObjectError("foreign", "it stands for other tokens or another place")
+    return header
 
 
 class WriteBlock(WriteJob):

@@ -82,7 +82,8 @@ class MemoryStore:
         filled = 0
         for buffer in read.buffers:
             part = rest[filled : filled + buffer.nbytes]
-            buffer.cast("B")[: len(part)] = part
+            if part:
+                buffer.cast("B")[: len(part)] = part
             filled += len(part)
         return Result(Status.OK, filled)
 

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 
-from tiercel.stores.file.log import GONE, PUT, USED, Line
+from tiercel.stores.file.log import PUT, Line
 
 
 class Books:
@@ -14,14 +14,17 @@ class Books:
         self.bytes = 0
 
     def apply(self, line: Line) -> None:
-        """Takes note of a put, a use or a removal."""
-        if line.action in (PUT, GONE):
-            self.bytes -= self._sizes.pop(line.name, 0)
+        """Takes note of a put or a use."""
         if line.action == PUT:
+            self.remove(line.name)
             self._sizes[line.name] = line.bytes
             self.bytes += line.bytes
-        if line.action == USED and line.name in self._sizes:
+        elif line.name in self._sizes:
             self._sizes.move_to_end(line.name)
+
+    def remove(self, name: str) -> None:
+        """Strikes out an object, if it is there."""
+        self.bytes -= self._sizes.pop(name, 0)
 
     def correct(self, held: Mapping[str, int], order: Iterable[str]) -> None:
         """Starts anew from `held`, the sizes that were seen. order: names as they were used; those not named come first."""

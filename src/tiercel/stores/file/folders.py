@@ -98,7 +98,7 @@ def remove_object(folder: Path, name: str) -> bool:
 
 
 def remove_version(folder: Path) -> Amount:
-    """Removes the objects of a version, and its folder where nothing foreign is left in it. Raises OSError."""
+    """Removes what is ours of a version, and its folder where nothing else is in it. Raises OSError."""
     removed = [found.bytes for found in stored_objects(folder) if remove_object(folder, found.name)]
     for space in namespace_folders(folder):
         _remove_rest(space, [DESCRIPTION])
@@ -108,12 +108,11 @@ def remove_version(folder: Path) -> Amount:
 
 
 def _remove_rest(folder: Path, files: list[str]) -> None:
-    """Removes our files from a folder, and the folder with them; leaves all as it is where there is anything else."""
-    if {entry.name for entry in _entries(folder)} <= set(files):
-        with suppress(OSError):  # somebody may still be at work here
-            for file in files:
-                (folder / file).unlink(missing_ok=True)
-            folder.rmdir()
+    """Removes our files from a folder, and the folder where nothing else is in it."""
+    with suppress(OSError):  # mostly: not empty
+        for file in files:
+            (folder / file).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _stored_object(namespace: str, shelf: str, entry: os.DirEntry[str]) -> StoredObject | None:

@@ -19,11 +19,11 @@ from tiercel.stores.file.folders import (
     stored_objects,
     versions,
 )
-from tiercel.stores.file.log import GONE, PUT, USED, Line, UsageLog
+from tiercel.stores.file.log import PUT, USED, Line, UsageLog
 from tiercel.stores.file.temporary import collect
 from tiercel.types import FORMAT_VERSION
 
-_SLACK = 10  # a sweep leaves one part in so many free, to be worth its while
+_SLACK = 10  # a sweep removes one part in so many beyond what it must, to be worth its while
 _SMALL_LOG = 4 * 2**20  # bytes; one that is smaller is not worth compacting
 
 
@@ -46,18 +46,20 @@ class Ledger:
         self._free_floor = free_floor
         self._folder = root / f"v{FORMAT_VERSION}"
         self._log = UsageLog(self._folder / USAGE_LOG, self._folder / TEMPORARY)
+        self._sweep_lock = self._folder / SWEEP_LOCK
         self._books = Books()
-        self._other_versions = 0  # bytes
+        self._older_versions = 0  # bytes
+        self._newer_versions = 0  # bytes
         self._in_hand = 0  # bytes of objects that this process is writing
         self._large_log = _SMALL_LOG  # bytes; above it the log is compacted
 
     # -- what the store says --------------------------------------------------------------------------------------------------
 
     def reserve(self, size: int) -> None:
-        """Makes room for an object that is about to be written, until `release`. Raises NoRoom, OSError."""
+        """Makes room for an object that is about to be written, until `put` or `release`. Raises NoRoom, OSError."""
         if size > self.capacity:
             raise NoRoom(f"{size} bytes are more than the capacity of {self.capacity}")
-        make_folder(self._folder)
+        self._prepare()
         self._follow()
         if self._shortage(size) > 0:
             self._sweep(size)
@@ -69,7 +71,7 @@ class Ledger:
         self._in_hand += size
 
     def release(self, size: int) -> None:
-        """The object was written, or will not be."""
+        """The object will not come after all."""
         self._in_hand -= size
 
     def give_way(self, size: int) -> None:
@@ -77,16 +79,13 @@ class Ledger:
         self._sweep(size, at_least=size)
 
     def put(self, name: str, size: int) -> None:
-        """An object is there now."""
+        """The object is there now."""
+        self._in_hand -= size
         self._note([Line(PUT, name, size)])
 
     def used(self, names: Sequence[str]) -> None:
         """Objects were used, the most valuable last."""
         self._note([Line(USED, name) for name in dict.fromkeys(names)])
-
-    def gone(self, name: str) -> None:
-        """An object is about to be removed. Said afterwards, it could undo the word of one who put it back in between."""
-        self._note([Line(GONE, name)])
 
     def clear(self, namespace: str | None) -> int:
         """Removes all objects, or those of one namespace. Returns how many. Raises OSError."""
@@ -99,7 +98,10 @@ class Ledger:
         return removed
 
     def check_integrity(self) -> None:
-        """Raises AssertionError if an object lies in the folder that is not in the books: nobody would ever evict it."""
+        """Raises AssertionError if there are objects that are not in the books, and so take room that nobody counts.
+
+        No other process may be writing meanwhile: what was renamed and not yet logged would be a false alarm.
+        """
         self._follow()
         unknown = [found for found in stored_objects(self._folder) if self._books.size(found.name) != found.bytes]
         assert not unknown, f"not in the books: {unknown}"
@@ -110,7 +112,7 @@ class Ledger:
 
     @property
     def _taken(self) -> int:
-        return self._books.bytes + self._other_versions + self._in_hand
+        return self._books.bytes + self._older_versions + self._newer_versions + self._in_hand
 
     @property
     def _free(self) -> int:
@@ -127,8 +129,9 @@ class Ledger:
             if alone:
                 self._look()
                 shortage = max(self._shortage(size), at_least)
-                if shortage > 0:
-                    self._evict(shortage + self.capacity // _SLACK)
+                removable = self._books.bytes + self._older_versions
+                if 0 < shortage <= removable:  # what would not be enough is better kept
+                    self._evict(shortage + removable // _SLACK)
                     self._rewrite_log()
 
     def _evict(self, wanted: int) -> None:
@@ -139,7 +142,7 @@ class Ledger:
         while freed < wanted and (oldest := self._books.oldest()) is not None:
             name, size = oldest
             self.evicted += remove_object(self._folder, name)
-            self._books.apply(Line(GONE, name))
+            self._books.remove(name)
             freed += size
 
     def _remove_old_versions(self) -> Amount:
@@ -149,18 +152,25 @@ class Ledger:
                 collect(folder / TEMPORARY)
                 gone = remove_version(folder)
                 objects, removed = objects + gone.objects, removed + gone.bytes
-        self._other_versions -= removed
+        self._older_versions = 0
         return Amount(objects, removed)
 
     @contextmanager
     def _alone(self, *, wait: bool = False) -> Iterator[bool]:
         """Holds off the other processes that want to sweep; False where one of them was first and `wait` is."""
-        make_folder(self._folder)
-        fd = os.open(self._folder / SWEEP_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        self._prepare()
+        fd = os.open(self._sweep_lock, os.O_RDWR | os.O_NOFOLLOW)
         try:
             yield _locked(fd, wait)
         finally:
             os.close(fd)
+
+    def _prepare(self) -> None:
+        """Makes what a sweep needs. When the disk is full, it is too late for that."""
+        if not self._sweep_lock.exists():
+            make_folder(self._folder)
+            self._sweep_lock.touch(mode=0o600)
+            self._sweep_lock.chmod(0o600)  # whatever the umask took away
 
     # -- books ----------------------------------------------------------------------------------------------------------------
 
@@ -183,8 +193,9 @@ class Ledger:
         try:
             collect(self._folder / TEMPORARY)
             self._books.correct({found.name: found.bytes for found in stored_objects(self._folder)}, order)
-            others = (folder for number, folder in versions(self._root).items() if number != FORMAT_VERSION)
-            self._other_versions = sum(amount(folder).bytes for folder in others)
+            others = {number: folder for number, folder in versions(self._root).items() if number != FORMAT_VERSION}
+            self._older_versions = sum(amount(folder).bytes for number, folder in others.items() if number < FORMAT_VERSION)
+            self._newer_versions = sum(amount(folder).bytes for number, folder in others.items() if number > FORMAT_VERSION)
         except OSError:
             self._log.forget()  # so that the next look at it begins with a listing again
             raise
@@ -204,8 +215,9 @@ class Ledger:
                 self._rewrite_log()
 
     def _rewrite_log(self) -> None:
-        """Leaves one line per object in the log."""
-        self._large_log = max(_SMALL_LOG, 2 * self._log.replace(self._books.lines()))
+        """Leaves one line per object in the log. Others who see a new log list the folders."""
+        with suppress(OSError):
+            self._large_log = max(_SMALL_LOG, 2 * self._log.replace(self._books.lines()))
 
 
 def _locked(fd: int, wait: bool) -> bool:

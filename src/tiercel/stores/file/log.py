@@ -1,8 +1,9 @@
-"""What the processes that share a store tell each other: an append-only text file, one line per put, removal and use.
+"""What the processes that share a store tell each other: an append-only text file with a line for every put and every use.
 
 It is a hint. The truth about which objects there are is the listing of the folders; only the order of use is known from here
-alone, and losing it costs no more than a poor choice of what to evict. Lines carry a checksum: what is torn or foreign is
-skipped. The first line is drawn at random when the file is written anew, and tells readers that it was.
+alone, and losing it costs no more than a poor choice of what to evict. Removals are not told: the folders are listed before
+anything is evicted. Lines carry a checksum: what is torn or foreign is skipped. The first line is drawn at random when the file
+is written anew, and tells readers that it was.
 """
 
 import os
@@ -15,9 +16,9 @@ from typing import NamedTuple
 
 from tiercel.stores.file.temporary import new_file, publish
 
-PUT, USED, GONE = "+", "=", "-"
+PUT, USED = "+", "="
 
-_LINE = re.compile(rb"([0-9a-f]{8}) ([+=-]) ([0-9]{1,18}) ([!-~]{1,200})")
+_LINE = re.compile(rb"([0-9a-f]{8}) ([+=]) ([0-9]{1,18}) ([!-~]{1,200})")
 _HEADER_BYTES = 17
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -25,7 +26,7 @@ _ATTEMPTS = 10  # the log may be replaced while a line is added; hardly so often
 
 
 class Line(NamedTuple):
-    """action: PUT, USED or GONE; name: the object; bytes: its size, for PUT."""
+    """action: PUT or USED; name: the object; bytes: its size, for PUT."""
 
     action: str
     name: str
@@ -49,17 +50,16 @@ class UsageLog:
         self._offset = 0  # bytes read
 
     def read(self) -> News:
-        """What is new. A log that is missing or cannot be read is an empty one."""
+        """What is new. A log that is missing or cannot be read is a fresh one each time."""
         try:
             fd = os.open(self._path, _READ)
+            try:
+                return self._read(fd)
+            finally:
+                os.close(fd)
         except OSError:
-            return self._take(b"", 0, b"")
-        try:
-            return self._read(fd)
-        except OSError:
-            return self._take(b"", 0, b"")
-        finally:
-            os.close(fd)
+            self.forget()
+            return News(True, [])
 
     def forget(self) -> None:
         """As if nothing had been read yet."""
@@ -121,13 +121,10 @@ class UsageLog:
     def _read(self, fd: int) -> News:
         header = os.pread(fd, _HEADER_BYTES, 0)
         size = os.fstat(fd).st_size
-        start = self._offset if header == self._header and size >= self._offset else 0
-        return self._take(header, start, os.pread(fd, size - start, start))
-
-    def _take(self, header: bytes, start: int, data: bytes) -> News:
-        """data: what was read from `start` on. Of its last line only the beginning may be there yet: it is left for later."""
-        fresh = header != self._header or start < self._offset
-        whole = data[: data.rfind(b"\n") + 1]
+        fresh = header != self._header or size < self._offset
+        start = 0 if fresh else self._offset
+        data = os.pread(fd, size - start, start)
+        whole = data[: data.rfind(b"\n") + 1]  # of the last line only the beginning may be there yet: it is left for later
         self._header, self._offset = header, start + len(whole)
         return News(fresh, [line for line in map(_decoded, whole.splitlines()) if line is not None])
 

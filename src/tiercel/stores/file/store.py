@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -48,14 +49,13 @@ class FileStore:
         claim(root)
         self._root = root
         self._folder = root / f"v{FORMAT_VERSION}"
-        self._lock = threading.Lock()  # for the ledger, and for what must happen together with an entry in it
+        self._lock = threading.Lock()  # for the ledger
         self._ledger = Ledger(root, capacity=capacity, free_floor=free_floor)
 
     # -- objects --------------------------------------------------------------------------------------------------------------
 
     def exists(self, keys: Sequence[BlockKey], deadline: float) -> list[bool]:
-        results = in_turn(keys, deadline, lambda key: Result(Status.OK if self._has(object_name(key)) else Status.MISSING))
-        return [result.status is Status.OK for result in results]
+        return [time.monotonic() < deadline and self._has(object_name(key)) for key in keys]
 
     def get(self, reads: Sequence[Read], deadline: float) -> list[Result]:
         return in_turn(reads, deadline, self._get)
@@ -140,13 +140,7 @@ class FileStore:
         if self._has(name):
             return _THERE_ALREADY
         try:
-            with self._lock:
-                self._ledger.reserve(size)
-            try:
-                self._write(name, write)
-            finally:
-                with self._lock:
-                    self._ledger.release(size)
+            self._write(name, size, write.buffers)
         except NoRoom as full:
             return Result(Status.FULL, detail=str(full))
         except OSError as error:
@@ -156,22 +150,27 @@ class FileStore:
             return _failure(error)
         return Result(Status.OK, size)
 
-    def _write(self, name: str, write: Write) -> None:
-        with new_file(self._folder / TEMPORARY, write.buffers) as file, self._lock:
-            publish(file, self._folder / name)
-            self._ledger.put(name, write.bytes)
+    def _write(self, name: str, size: int, buffers: Sequence[memoryview]) -> None:
+        with self._lock:
+            self._ledger.reserve(size)
+        try:
+            with new_file(self._folder / TEMPORARY, buffers) as file:
+                publish(file, self._folder / name)
+        except BaseException:
+            with self._lock:
+                self._ledger.release(size)
+            raise
+        with self._lock:
+            self._ledger.put(name, size)
 
     def _delete(self, key: BlockKey) -> Result:
         name = object_name(key)
         if not self._has(name):
             return Result(Status.MISSING)
         try:
-            with self._lock:
-                self._ledger.gone(name)
-                removed = remove_object(self._folder, name)
+            return Result(Status.OK if remove_object(self._folder, name) else Status.MISSING)
         except OSError as error:
             return _failure(error)
-        return Result(Status.OK if removed else Status.MISSING)
 
     def _has(self, name: str) -> bool:
         try:

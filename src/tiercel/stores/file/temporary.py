@@ -27,9 +27,7 @@ def new_file(folder: Path, buffers: Sequence[memoryview]) -> Iterator[Path]:
         os.close(os.dup(fd))  # network file systems tell on closing, and not before, that there was no room
         yield path
     finally:
-        with suppress(OSError):
-            path.unlink()
-        os.close(fd)
+        _discard(fd, path)
 
 
 def publish(file: Path, target: Path) -> None:
@@ -65,19 +63,22 @@ def _names(folder: Path) -> list[str]:
 def _create(folder: Path) -> tuple[int, Path]:
     """A new file, open and locked."""
     for _ in range(_ATTEMPTS):
+        make_folder(folder)
         path = folder / f"{secrets.token_hex(16)}.tmp"
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        except FileNotFoundError:
-            make_folder(folder)
-            continue
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
             os.fchmod(fd, 0o600)  # whatever the umask took away
             fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_nlink:  # else it was collected before it was locked
-                return fd, path
         except OSError:
-            os.close(fd)
+            _discard(fd, path)
             raise
-        os.close(fd)
+        if os.fstat(fd).st_nlink:
+            return fd, path
+        os.close(fd)  # it was collected before it was locked
     raise FileNotFoundError(f"files in {folder} vanish as soon as they are made")
+
+
+def _discard(fd: int, path: Path) -> None:
+    with suppress(OSError):  # mostly: it was published
+        path.unlink()
+    os.close(fd)
