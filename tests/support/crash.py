@@ -53,7 +53,7 @@ def end_of(process: BaseProcess, connection: Connection) -> Report:
     return report
 
 
-def work_through(folder: Path, seed: int) -> Report:
+def work_alone(folder: Path, seed: int) -> Report:
     """A new process on a folder, until it ends by itself."""
-    with started(crash_process.work_through, folder, seed, 1) as (process, connection):
-        return end_of(process, connection)
+    with started(crash_process.work_alone, folder, seed) as ends:
+        return end_of(*ends)

@@ -108,11 +108,17 @@ def work_until_killed(folder: Path, seed: int, aim: Aim, parent: Connection) -> 
             threading.Thread(target=store.clear, daemon=True).start()
 
 
-def work_through(folder: Path, seed: int, rounds: int, parent: Connection) -> None:
+def work_alone(folder: Path, seed: int, parent: Connection) -> None:
+    """Answers every request, and comes to a clean end with its books in order."""
+    store = work_through(folder, seed, 1, parent)
+    store.check_integrity()
+
+
+def work_through(folder: Path, seed: int, rounds: int, parent: Connection) -> "WatchedStore":
     """Answers every request, once in each round, and comes to a clean end."""
-    log, random = Log(), Random(seed)
+    log, random, store = Log(), Random(seed), WatchedStore(folder)
     logging.getLogger("tiercel").addHandler(log)
-    core = busy_core(WatchedStore(folder))
+    core = busy_core(store)
     for _ in range(rounds):
         for answer in answers(core, random.sample([*requests()], len(requests()))):
             parent.send(answer)
@@ -120,6 +126,7 @@ def work_through(folder: Path, seed: int, rounds: int, parent: Connection) -> No
     stats = core.stats()
     core.close()
     parent.send(Report(stats.tier, stats.prefix_stored_tokens, log.lines))
+    return store
 
 
 def work_unprivileged(folder: Path, seed: int, parent: Connection) -> None:
@@ -128,7 +135,7 @@ def work_unprivileged(folder: Path, seed: int, parent: Connection) -> None:
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(NOBODY)
-    work_through(folder, seed, 1, parent)
+    work_alone(folder, seed, parent)
 
 
 def clear_for_ever(folder: Path, parent: Connection) -> None:

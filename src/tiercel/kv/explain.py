@@ -15,8 +15,8 @@ _LOST: dict[Fate, tuple[MissReason, str]] = {
 def explain(num_tokens: int, num_reused: int, chain: HashChain, arrival: Arrival | None, history: History) -> Reuse:
     """num_tokens, num_reused: tokens of the prompt and leading blocks that were reused; arrival: what came from below."""
     position = num_reused * BLOCK_TOKENS
-    loaded = {link for _, link in arrival.loaded} if arrival is not None else set()
-    stored = sum(link in loaded for link in chain.links[:num_reused]) * BLOCK_TOKENS
+    loaded_from = arrival.loaded_from if arrival is not None else None
+    stored = 0 if loaded_from is None else max(0, num_reused - loaded_from) * BLOCK_TOKENS
     return Reuse(
         prompt_tokens=num_tokens,
         device_tokens=position - stored,
@@ -41,7 +41,7 @@ def _why(num_tokens: int, number: int, chain: HashChain, arrival: Arrival | None
         text = f"the same tokens are stored, computed with {arrival.elsewhere}"
         return Miss(reason="other_namespace", position=position, detail=text)
     divergence = history.divergence(chain.contents[number])
-    if divergence is not None:
+    if divergence is not None and divergence.position > 0:
         text = f"what is known goes on with token {divergence.cached_token} there"
         return Miss(reason="differs", position=divergence.position, detail=text, cached_token=divergence.cached_token)
     return Miss(reason="first_seen", position=position, detail="nothing that is known here goes on like this")

@@ -42,7 +42,7 @@ def forecast(
     prefix.check()
     number = prefix.longest()
     arrival = Arrival(prefix.links, chain)
-    arrival.loaded = {(0, link) for link in prefix.links[:number]}
+    arrival.loaded_from = 0
     history = History(_MOST_REMEMBERED)
     if number < len(prefix.links):
         problem = prefix.problem_after(number) or _elsewhere(store, namespace, token_ids, salt, number)

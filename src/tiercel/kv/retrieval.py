@@ -40,8 +40,8 @@ class Phase(Enum):
 
 @dataclass(eq=False)
 class Arrival:
-    """One waiting request. loaded: blocks that came for it; missed, detail: why no more did; elsewhere: how the
-    namespace differs that holds its first block.
+    """One waiting request. loaded_from: blocks that the device had when a load began for it; missed, detail: why no more came;
+    elsewhere: how the namespace differs that holds its first block.
     """
 
     links: Sequence[BlockHash]
@@ -51,7 +51,7 @@ class Arrival:
     found: set[BlockKey] = field(default_factory=set)
     awaited: set[Wanted] = field(default_factory=set)  # blocks that other requests load
     awaited_until: float = 0.0
-    loaded: set[Wanted] = field(default_factory=set)
+    loaded_from: int | None = None
     missed: MissReason | None = None
     detail: str = ""
     elsewhere: str | None = None
@@ -165,7 +165,7 @@ class Retrieval:
             arrival.awaited_until = max(self._in_flight[each].deadline for each in arrival.awaited)
             arrival.phase = Phase.LOADING
             return True
-        return self._start_load(arrival, wanted, whole - here)
+        return self._start_load(arrival, wanted, here, whole)
 
     def take(self, request_id: str) -> Arrival | None:
         """Ends a request's waiting, because it is admitted or gone. A load of its own is given up."""
@@ -215,10 +215,11 @@ class Retrieval:
     def _reachable(self, arrival: Arrival, group: int, link: BlockHash) -> bool:
         return self._on_device(group, link) or (group, link) in self._in_flight or self._tier.key(group, link) in arrival.found
 
-    def _start_load(self, arrival: Arrival, wanted: Sequence[Wanted], num_blocks: int) -> bool:
+    def _start_load(self, arrival: Arrival, wanted: Sequence[Wanted], here: int, whole: int) -> bool:
+        """here, whole: blocks of the prefix that the device has, and that it will have."""
         missing = [each for each in wanted if not self._on_device(*each)]
         num_bytes = sum(self._groups[group].layout.block_bytes for group, _ in missing)
-        num_tokens = num_blocks * BLOCK_TOKENS
+        num_tokens = (whole - here) * BLOCK_TOKENS
         if not self.cost.worth_loading(num_bytes, num_tokens):
             return self._miss(arrival, "slower_to_load", f"computing {num_tokens} tokens takes less time")
         if not self._has_room(wanted):
@@ -243,6 +244,7 @@ class Retrieval:
                 for start in range(0, len(own), _CHUNK_BLOCKS)
             ]
         self._loads.append(load)
+        arrival.loaded_from = here
         arrival.phase = Phase.LOADING
         for chunk in load.chunks:
             self._tier.movers.submit(chunk)
@@ -296,7 +298,6 @@ class Retrieval:
         block.stored = True
         self._history.met(link, item.content)
         load.held[group, link] = block
-        load.arrival.loaded.add((group, link))
         del self._in_flight[group, link]
         self._tier.counts["blocks_loaded"] += 1
         if load.arrival.phase is Phase.LOADING:  # else it comes too late to be a success

@@ -7,7 +7,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from tiercel.engine.outputs import Delta, SampledToken, TokenLogprob
-from tiercel.server.answers import Answer, Head, Usage, event, finite
+from tiercel.server.answers import Answer, Asked, Head, Tally, Usage, event, finite
+from tiercel.server.cache_report import CacheReport
 
 
 class ChatTopLogprob(msgspec.Struct):
@@ -48,6 +49,7 @@ class ChatCompletion(msgspec.Struct, tag_field="object", tag="chat.completion"):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    tiercel: CacheReport | UnsetType = UNSET
 
 
 class ChatDelta(msgspec.Struct):
@@ -63,29 +65,31 @@ class ChatChunkChoice(msgspec.Struct):
 
 
 class ChatChunk(msgspec.Struct, tag_field="object", tag="chat.completion.chunk"):
-    """One event of a stream. usage is there only where it was asked for: null, and a value in the last one."""
+    """One event of a stream. usage is there only where it was asked for: null, and a value in the last one, like tiercel."""
 
     id: str
     created: int
     model: str
     choices: list[ChatChunkChoice]
     usage: Usage | UnsetType | None = UNSET
+    tiercel: CacheReport | UnsetType = UNSET
 
 
 class ChatAnswer(Answer):
     """A stream names the role of each choice first, then its text, then why it ended, each in an event of its own."""
 
-    def __init__(self, head: Head, num_samples: int, *, logprobs: bool = False, include_usage: bool = False) -> None:
-        super().__init__(head, num_samples, include_usage=include_usage)
-        self._logprobs = logprobs
+    def __init__(self, head: Head, num_samples: int, asked: Asked) -> None:
+        super().__init__(head, num_samples, asked)
         self._begun: set[int] = set()
 
-    def body(self, usage: Usage) -> bytes:
+    def body(self, tally: Tally) -> bytes:
         choices = [
-            ChatChoice(s.index, ChatMessage(s.text), _render(s.logprobs) if self._logprobs else None, s.finish_reason)
+            ChatChoice(s.index, ChatMessage(s.text), _render(s.logprobs) if self.asked.logprobs else None, s.finish_reason)
             for s in self.samples
         ]
-        return msgspec.json.encode(ChatCompletion(self.head.id, self.head.created, self.head.model, choices, usage))
+        head = self.head
+        answer = ChatCompletion(head.id, head.created, head.model, choices, tally.usage(), self.report(tally))
+        return msgspec.json.encode(answer)
 
     def events(self, choice: int, delta: Delta) -> bytes:
         events = b""
@@ -93,18 +97,18 @@ class ChatAnswer(Answer):
             self._begun.add(choice)
             events += self._event(ChatChunkChoice(choice, ChatDelta("assistant", "")))
         if delta.text or delta.logprobs:
-            logprobs = _render(delta.logprobs) if self._logprobs else None
+            logprobs = _render(delta.logprobs) if self.asked.logprobs else None
             events += self._event(ChatChunkChoice(choice, ChatDelta(content=delta.text), logprobs))
         if delta.finish_reason is not None:
             events += self._event(ChatChunkChoice(choice, ChatDelta(), finish_reason=delta.finish_reason))
         return events
 
-    def usage_event(self, usage: Usage) -> bytes:
-        return event(ChatChunk(self.head.id, self.head.created, self.head.model, [], usage))
+    def closing_event(self, usage: Usage | UnsetType, report: CacheReport | UnsetType) -> bytes:
+        return event(ChatChunk(self.head.id, self.head.created, self.head.model, [], usage, report))
 
     def _event(self, choice: ChatChunkChoice) -> bytes:
         head = self.head
-        return event(ChatChunk(head.id, head.created, head.model, [choice], None if self.include_usage else UNSET))
+        return event(ChatChunk(head.id, head.created, head.model, [choice], None if self.asked.include_usage else UNSET))
 
 
 def _render(tokens: Sequence[SampledToken]) -> ChatLogprobs:

@@ -6,7 +6,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from tiercel.engine.outputs import Delta, SampledToken
-from tiercel.server.answers import Answer, Head, Usage, event, finite
+from tiercel.server.answers import Answer, Asked, Head, Tally, Usage, event, finite
+from tiercel.server.cache_report import CacheReport
 
 
 class CompletionLogprobs(msgspec.Struct):
@@ -26,27 +27,25 @@ class CompletionChoice(msgspec.Struct):
 
 
 class Completion(msgspec.Struct, tag_field="object", tag="text_completion"):
-    """The whole answer, or one event of a stream (which has no usage unless it was asked for)."""
+    """The whole answer, or one event of a stream (which has no usage unless it was asked for). tiercel: see `ChatChunk`."""
 
     id: str
     created: int
     model: str
     choices: list[CompletionChoice]
     usage: Usage | UnsetType | None = UNSET
+    tiercel: CacheReport | UnsetType = UNSET
 
 
 class CompletionAnswer(Answer):
     """echoes: the prompts' texts, put before the answers; empty texts where no echo was asked for."""
 
-    def __init__(
-        self, head: Head, echoes: Sequence[str], num_samples: int, *, logprobs: bool = False, include_usage: bool = False
-    ) -> None:
-        super().__init__(head, len(echoes) * num_samples, include_usage=include_usage)
+    def __init__(self, head: Head, echoes: Sequence[str], num_samples: int, asked: Asked) -> None:
+        super().__init__(head, len(echoes) * num_samples, asked)
         self._echoes = [echo for echo in echoes for _ in range(num_samples)]
-        self._logprobs = logprobs
         self._offsets = [0] * len(self.samples)  # characters sent so far
 
-    def body(self, usage: Usage) -> bytes:
+    def body(self, tally: Tally) -> bytes:
         choices = [
             CompletionChoice(
                 sample.index,
@@ -56,7 +55,7 @@ class CompletionAnswer(Answer):
             )
             for sample in self.samples
         ]
-        return msgspec.json.encode(self._completion(choices, usage))
+        return msgspec.json.encode(self._completion(choices, tally.usage(), self.report(tally)))
 
     def events(self, choice: int, delta: Delta) -> bytes:
         text = self._echoes[choice] + delta.text
@@ -64,20 +63,19 @@ class CompletionAnswer(Answer):
         if not text and not delta.logprobs and delta.finish_reason is None:
             return b""
         logprobs = self._render(choice, delta.logprobs) if delta.logprobs else None
-        return event(
-            self._completion(
-                [CompletionChoice(choice, text, logprobs, delta.finish_reason)], None if self.include_usage else UNSET
-            )
-        )
+        choices = [CompletionChoice(choice, text, logprobs, delta.finish_reason)]
+        return event(self._completion(choices, None if self.asked.include_usage else UNSET))
 
-    def usage_event(self, usage: Usage) -> bytes:
-        return event(self._completion([], usage))
+    def closing_event(self, usage: Usage | UnsetType, report: CacheReport | UnsetType) -> bytes:
+        return event(self._completion([], usage, report))
 
-    def _completion(self, choices: list[CompletionChoice], usage: Usage | UnsetType | None) -> Completion:
-        return Completion(self.head.id, self.head.created, self.head.model, choices, usage)
+    def _completion(
+        self, choices: list[CompletionChoice], usage: Usage | UnsetType | None, report: CacheReport | UnsetType = UNSET
+    ) -> Completion:
+        return Completion(self.head.id, self.head.created, self.head.model, choices, usage, report)
 
     def _render(self, choice: int, tokens: Sequence[SampledToken]) -> CompletionLogprobs | None:
-        if not self._logprobs:
+        if not self.asked.logprobs:
             return None
         rendered = CompletionLogprobs()
         for token in tokens:

@@ -6,29 +6,24 @@ from collections.abc import Sequence
 
 from tiercel.engine.async_llm import AsyncLLM
 from tiercel.models import Tokenizer
-from tiercel.server.answers import Head
+from tiercel.server.answers import Asked, Head
 from tiercel.server.chat import ChatAnswer
 from tiercel.server.completions import CompletionAnswer
 from tiercel.server.errors import ApiError, invalid
 from tiercel.server.generation import GenerationResponse, Services, Work
 from tiercel.server.protocol import ChatRequest, CompletionRequest, GenerationRequest
 from tiercel.server.translate import chat_messages, chat_params, chat_tools, completion_params, field_names, renamed
+from tiercel.types import SamplingParams
 
 
 async def complete(services: Services, request: CompletionRequest, request_id: str) -> GenerationResponse:
     """POST /v1/completions."""
     llm = services.llm
-    include_usage = _check(llm, request)
+    _check(llm, request)
     params = completion_params(request, llm.generation_defaults)
     prompts = await asyncio.to_thread(_encode, llm.tokenizer, request.prompt)
     echoes = [_echo(llm.tokenizer, prompt) if request.echo else "" for prompt in request.prompt]
-    answer = CompletionAnswer(
-        _head(llm, f"cmpl-{request_id}"),
-        echoes,
-        params.n,
-        logprobs=params.logprobs is not None,
-        include_usage=include_usage,
-    )
+    answer = CompletionAnswer(_head(llm, f"cmpl-{request_id}"), echoes, params.n, _asked(request, params))
     work = Work(request_id, prompts, params, request.priority or 0, request.cache_salt or "", field_names(request))
     return GenerationResponse(services, work, answer, stream=bool(request.stream))
 
@@ -36,14 +31,12 @@ async def complete(services: Services, request: CompletionRequest, request_id: s
 async def chat(services: Services, request: ChatRequest, request_id: str) -> GenerationResponse:
     """POST /v1/chat/completions."""
     llm = services.llm
-    include_usage = _check(llm, request)
+    _check(llm, request)
     params = chat_params(request, llm.generation_defaults)
     names = field_names(request)
     with renamed(names):
         prompt = await asyncio.to_thread(llm.encode_chat, chat_messages(request), chat_tools(request))
-    answer = ChatAnswer(
-        _head(llm, f"chatcmpl-{request_id}"), params.n, logprobs=params.logprobs is not None, include_usage=include_usage
-    )
+    answer = ChatAnswer(_head(llm, f"chatcmpl-{request_id}"), params.n, _asked(request, params))
     work = Work(request_id, [prompt], params, request.priority or 0, request.cache_salt or "", names)
     return GenerationResponse(services, work, answer, stream=bool(request.stream))
 
@@ -56,14 +49,19 @@ def check_model(llm: AsyncLLM, name: str | None) -> None:
         )
 
 
-def _check(llm: AsyncLLM, request: GenerationRequest) -> bool:
-    """Checks what is neither shape nor sampling. Returns whether a stream ends with its usage."""
+def _check(llm: AsyncLLM, request: GenerationRequest) -> None:
+    """Checks what is neither shape nor sampling."""
     check_model(llm, request.model)
-    if request.stream_options is None:
-        return False
-    if not request.stream:
+    if request.stream_options is not None and not request.stream:
         raise invalid("stream_options", "needs stream: true")
-    return bool(request.stream_options.include_usage)
+
+
+def _asked(request: GenerationRequest, params: SamplingParams) -> Asked:
+    return Asked(
+        logprobs=params.logprobs is not None,
+        include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
+        cache_report=bool(request.cache_report),
+    )
 
 
 def _encode(tokenizer: Tokenizer, prompts: Sequence[str | list[int]]) -> list[list[int]]:

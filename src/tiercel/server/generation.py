@@ -59,7 +59,7 @@ class GenerationResponse(Response):
         self._work = work
         self._answer = answer
         self._stream = stream
-        self._tally = Tally(sum(len(prompt) for prompt in work.prompts))
+        self._tally = Tally(sum(len(prompt) for prompt in work.prompts), salted=bool(work.cache_salt))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await while_connected(receive, self._send_events(send) if self._stream else self._send_body(send))
@@ -69,7 +69,7 @@ class GenerationResponse(Response):
             self._answer.collect(choice, delta)
 
         await self._generate(collect)
-        body = self._answer.body(self._tally.usage())
+        body = self._answer.body(self._tally)
         await _start(send, "application/json", [(b"content-length", b"%d" % len(body))])
         await send({"type": "http.response.body", "body": body})
 
@@ -87,7 +87,7 @@ class GenerationResponse(Response):
 
         try:
             await self._generate(forward)
-            last = self._answer.last_events(self._tally.usage())
+            last = self._answer.last_events(self._tally)
         except Exception as error:
             if not started:
                 raise

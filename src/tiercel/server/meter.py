@@ -56,6 +56,8 @@ class RequestMeter:
         self._metrics.prompt_tokens.inc(tally.prompt_tokens)
         self._metrics.cached_tokens.inc(tally.cached_tokens)
         self._metrics.output_tokens.inc(tally.output_tokens)
+        for reuse in tally.reuse.values():
+            self._metrics.prefix_misses.labels(reuse.miss.reason).inc()
 
     def _finish_sequence(self, number: int, reason: str) -> None:
         sequence = self._open.pop(number)

@@ -101,6 +101,9 @@ class GenerationRequest(RequestPart):
     structured_outputs: StructuredOutputs | None = None
     priority: int | None = Field(None, ge=-(2**31), lt=2**31, description="lower runs first")
     cache_salt: str | None = Field(None, max_length=256, description="share cached prefixes only with requests of this salt")
+    cache_report: bool | None = Field(
+        None, description="say in the answer where the prompt's tokens came from, and why no more of them were reused"
+    )
 
 
 class CompletionRequest(GenerationRequest):

@@ -1,48 +1,16 @@
 """What Prometheus sees of a serving process: its engine, its requests, its HTTP answers."""
 
-from collections.abc import Iterable
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+
+from tiercel.telemetry.engine_metrics import EngineCollector
+from tiercel.types import MissReason
 
 # Seconds. A hit answers in milliseconds, a cold 32K prompt on a small machine takes minutes.
 _FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
 _PER_TOKEN = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5)
 _REQUEST = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
-
-_ENGINE_GAUGES = {
-    "requests_running": "Requests that the engine computes now.",
-    "requests_waiting": "Requests that wait for room in the engine.",
-    "kv_blocks_total": "KV blocks on the device.",
-    "kv_blocks_used": "KV blocks held by running requests.",
-    "kv_blocks_cached": "KV blocks that hold reusable content, used or not.",
-}
-_ENGINE_COUNTERS = {
-    "steps": "Steps of the engine.",
-    "prompt_tokens": "Prompt tokens of admitted requests.",
-    "generation_tokens": "Tokens sampled.",
-    "prefix_query_tokens": "Prompt tokens looked up in the prefix cache.",
-    "prefix_hit_tokens": "Prompt tokens found there.",
-    "preemptions": "Requests set back because blocks ran out.",
-    "evictions": "Cached blocks dropped to make room.",
-}
-
-
-class EngineCollector(Collector):
-    """Shows the engine's own counts, taken from the last `EngineStats` handed in; None = the engine did not answer."""
-
-    def __init__(self) -> None:
-        self.stats: object | None = None
-
-    def collect(self) -> Iterable[Metric]:
-        yield GaugeMetricFamily("tiercel_engine_up", "1 while the engine answers.", value=self.stats is not None)
-        if self.stats is None:
-            return
-        for name, text in _ENGINE_GAUGES.items():
-            yield GaugeMetricFamily(f"tiercel_{name}", text, value=getattr(self.stats, name))
-        for name, text in _ENGINE_COUNTERS.items():
-            yield CounterMetricFamily(f"tiercel_{name}", text, value=getattr(self.stats, name))
 
 
 class ServerMetrics:
@@ -61,6 +29,14 @@ class ServerMetrics:
         self.cached_tokens = Counter(
             "tiercel_request_cached_tokens", "Prompt tokens of answered requests whose KV was reused.", registry=registry
         )
+        self.prefix_misses = Counter(
+            "tiercel_prefix_misses",
+            "Prompts of answered requests by why no more of them was reused.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in get_args(MissReason):  # all there from the start, so that alerts have something to compare with
+            self.prefix_misses.labels(reason)
         self.output_tokens = Counter("tiercel_request_output_tokens", "Tokens sent to clients.", registry=registry)
         self.first_token = Histogram(
             "tiercel_time_to_first_token_seconds",
