@@ -5,12 +5,13 @@ from math import inf
 import pytest
 
 from tests.support.driver import OBJECT_BYTES, Driver, GuardedStore, prompt, store_with
-from tests.support.engines import Setup, make_core, run_to_end, submit
+from tests.support.engines import Setup, make_core, null_executor, run_to_end, submit
 from tests.support.layers import layered_executor, layered_groups
 from tests.support.objects import flip_bit
 from tests.support.stores import Fault, get, keys_in
 from tiercel.kv import WritePolicy, transfer
 from tiercel.kv.objects import frame_bytes, payload_start
+from tiercel.models.null import null_groups
 from tiercel.stores import MemoryStore, Write
 from tiercel.types import BLOCK_TOKENS
 
@@ -121,29 +122,48 @@ def test_a_request_that_is_loaded_and_must_wait_for_room_remembers_where_its_tok
 @pytest.mark.parametrize("layer", range(4))
 def test_layers_come_in_waves_and_each_is_checked(monkeypatch, layer):
     groups, make = layered_groups(4, head_dim=8), layered_executor(10**6)
-    monkeypatch.setattr(transfer, "WAVE_BYTES", 2 * frame_bytes(groups[0].layout))
-    asked = submit("r", prompt("deep", 3), max_tokens=20)
+    size = frame_bytes(groups[0].layout)
+    monkeypatch.setattr(transfer, "WAVE_BYTES", 2 * size)
     store = GuardedStore()
-
-    def run():
-        core = make_core(Setup(), groups, make, store)
-        core.submit(asked)
-        tokens, stats = run_to_end(core), core.stats()
-        core.close()
-        return tokens, stats
-
-    tokens = run()[0]
+    tokens, _ = answer(groups, make, store)
     store.calls.clear()
-    again, stats = run()
+    again, stats = answer(groups, make, store)
     assert (again, stats.prefix_stored_tokens) == (tokens, 3 * B)
     assert store.calls["get"] == 2 + len(keys_in(store)), "two waves, and the headers of all objects when it starts"
-    for entry in [*store.list()]:
-        data = get(store, entry.key, entry.bytes)
-        place = payload_start(groups[0].layout) + layer * frame_bytes(groups[0].layout)
-        store.delete([entry.key], inf)
-        store.put([Write(entry.key, (memoryview(flip_bit(data, place)),))], inf)
-    again, stats = run()
+    place = payload_start(groups[0].layout) + layer * size
+    for key, data in contents(store).items():
+        replace(store, key, flip_bit(data, place))
+    again, stats = answer(groups, make, store)
     assert (again, stats.prefix_stored_tokens, stats.tier["loads_corrupt"]) == (tokens, 0, 3)
+
+
+def test_a_block_of_another_group_is_found_out():
+    groups, make = null_groups((None, None)), null_executor(10**6)
+    store = MemoryStore()
+    tokens, _ = answer(groups, make, store)
+    found = contents(store)
+    for key in found:
+        replace(store, key, found[key._replace(group=1 - key.group)])
+    again, stats = answer(groups, make, store)
+    assert (again, stats.prefix_stored_tokens, stats.tier["loads_corrupt"]) == (tokens, 0, 6)
+
+
+def answer(groups, make, store):
+    """The tokens of one request over a new engine, and what the engine counted."""
+    core = make_core(Setup(), groups, make, store)
+    core.submit(submit("r", prompt("deep", 3), max_tokens=20))
+    tokens, stats = run_to_end(core), core.stats()
+    core.close()
+    return tokens, stats
+
+
+def contents(store):
+    return {entry.key: get(store, entry.key, entry.bytes) for entry in store.list()}
+
+
+def replace(store, key, data):
+    store.delete([key], inf)
+    store.put([Write(key, (memoryview(data),))], inf)
 
 
 # -- writes ------------------------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def _as_text(cell: Cell) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+    return f"{value:,.0f}" if abs(value) >= 100 or isinstance(value, int) else f"{value:#.3g}"
 
 
 def _as_json(cell: Cell) -> object:

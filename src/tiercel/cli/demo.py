@@ -68,14 +68,14 @@ async def _show(config: EngineConfig, essay: str) -> None:
     cold, *warm = in_turn.values()
     slowest = max(answer.first for answer in warm)
     tokens = sum(answer.num_tokens for answer in together.values())
-    restarted = "".join(f", {answer.first:.2f} s after a restart" for answer in again.values())
+    if any(answer.text != cold.text for answer in again.values()):
+        raise TiercelError("the answer after the restart is another than before; the same prompt must give the same answer")
+    restarted = "".join(f", {answer.first:.2f} s after a restart, with the same answer" for answer in again.values())
     _say(
         f"First token: {cold.first:.2f} s cold, {slowest:.2f} s or less warm{restarted}. "
         f"Side by side: {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} per second. "
         "The answers stand as the model gave them; it is a small one."
     )
-    if any(answer.text != cold.text for answer in again.values()):
-        raise TiercelError("the answer after the restart is another than before; with this model that should not be")
 
 
 @asynccontextmanager

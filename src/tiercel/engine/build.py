@@ -18,6 +18,8 @@ from tiercel.ops import Ops, load_ops
 from tiercel.platforms import detect
 from tiercel.types import KVGroup, KVLayout, Namespace
 
+_POPULATED = 512 << 20  # bytes of KV memory that are made ready for loads while the model is built
+
 
 @dataclass(frozen=True, eq=False)
 class Engine:
@@ -54,6 +56,8 @@ def build_engine(config: EngineConfig, checkpoint: Checkpoint | None = None) -> 
     own = namespace(config, checkpoint, ops)
     manager = KVCacheManager(groups, plan.num_blocks, own, prefix_caching=config.prefix_caching)
     arena = Arena(groups, plan.num_blocks)
+    if store is not None:
+        arena.populate(min(_POPULATED, plan.kv_bytes // 4))
     model = build_model(checkpoint.config, checkpoint.weights, ops)
     executor = ModelExecutor(model, ops, groups, arena)
     if store is not None:

@@ -1,6 +1,8 @@
 """The bytes of the device blocks: page-aligned anonymous memory, cut by group. Pages cost nothing until they are written."""
 
+import ctypes
 import mmap
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,6 +28,18 @@ class Arena:
             everything[start : start + size] for start, size in zip(starts, sizes, strict=False)
         )
 
+    def populate(self, num_bytes: int) -> threading.Thread:
+        """Has the system find the memory of the first blocks, about so many bytes, in the background; contents stay as they are.
+
+        A page's first use costs far more than its later ones, most of all in virtual machines; a load that fills many new
+        pages would be held up by it. Where the system has no such call (Linux before 5.14), nothing happens.
+        """
+        num_blocks = num_bytes // sum(self._block_bytes)
+        areas = [area[: num_blocks * size] for area, size in zip(self.groups, self._block_bytes, strict=True)]
+        thread = threading.Thread(target=_populate, args=(areas,), name="tiercel-arena", daemon=True)
+        thread.start()
+        return thread
+
     def block(self, group: int, slot: int) -> memoryview:
         """The bytes of one block, to read and to write."""
         size = self._block_bytes[group]
@@ -34,6 +48,23 @@ class Arena:
     @property
     def num_bytes(self) -> int:
         return len(self._mapping)
+
+
+_MADV_POPULATE_WRITE = 23  # Linux 5.14; the mmap module does not name it
+_PIECE = 8 << 20  # bytes of one call
+
+
+def _populate(areas: Sequence[npt.NDArray[np.uint8]]) -> None:
+    # By ctypes: unlike mmap.madvise it lets other Python threads run meanwhile.
+    madvise = getattr(ctypes.CDLL(None), "madvise", None)
+    if madvise is None:
+        return
+    for area in areas:
+        for start in range(0, len(area), _PIECE):
+            piece = area[start : start + _PIECE]
+            size = _page_up(len(piece))
+            if madvise(ctypes.c_void_p(piece.ctypes.data), ctypes.c_size_t(size), _MADV_POPULATE_WRITE) != 0:
+                return
 
 
 def _page_up(size: int) -> int:

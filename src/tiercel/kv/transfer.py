@@ -22,7 +22,7 @@ from tiercel.kv.objects import (
 from tiercel.stores import Read, Status, Store, Write
 from tiercel.types import BlockKey, KVLayout, MissReason
 
-WAVE_BYTES = 512 << 10  # least that is read of a block at a time
+WAVE_BYTES = 2 << 20  # least that is read of a block at a time
 _HEADERS_AT_ONCE = 16
 _WRITE_SECONDS = 30.0  # after which a store that hangs in the middle of a batch is given up
 
