@@ -66,6 +66,7 @@ class EngineCore:
                 sample.matcher = self._grammars().compile(message.params.structured)
         self._samples[message.request_id] = {sample.index: sample for sample in samples}
         self._counters["prompt_tokens"] += first.num_prompt_tokens
+        self.manager.poll()  # it may be long since the last step
         self.manager.set_busy(True)
         self.scheduler.add(first)
 

@@ -29,7 +29,7 @@ class Arena:
         )
 
     def populate(self, num_bytes: int) -> threading.Thread:
-        """Has the system find the memory of the first blocks, about so many bytes, in the background; contents stay as they are.
+        """Has the system find memory for the first blocks, about so many bytes, in the background; contents stay as they are.
 
         A page's first use costs far more than its later ones, most of all in virtual machines; a load that fills many new
         pages would be held up by it. Where the system has no such call (Linux before 5.14), nothing happens.

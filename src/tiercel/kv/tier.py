@@ -44,6 +44,7 @@ class Tier:
         self._namespace = namespace
         self._namespace_id = namespace_id(namespace)
         self._others: dict[str, Namespace] = {}
+        self.introduced = False  # whether the store has said which other namespaces there are
         self.recall = Recall(store, self._namespace_id, _MOST_RECALLED)
         self.movers.submit_write(Introduce(store, self._namespace_id, write_description(namespace)))
         self.movers.submit_write(self.recall)
@@ -71,6 +72,7 @@ class Tier:
     def ended(self, job: Job) -> None:
         """Takes in what the store said of other namespaces."""
         if isinstance(job, Introduce):
+            self.introduced = True
             found = {name: read_description(text, self._namespace.tenant) for name, text in job.others.items()}
             self._others = dict([(name, other) for name, other in found.items() if other is not None][:_MOST_OTHERS])
 
