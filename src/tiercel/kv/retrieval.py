@@ -71,7 +71,7 @@ class Load:
 
 
 class Retrieval:
-    """Requests go through `look_up`, then `start` once it is their turn, until `is_arriving` is False; `take` ends it.
+    """Requests go through `look_up`, then `start` once it is their turn, until `is_loading` is False; `take` ends it.
 
     Blocks are read straight into device slots that the load holds; each is sealed, and so findable, when all its bytes have
     passed their checks. A load that is given up leaves its slots alone until the read that fills them has returned.
@@ -224,8 +224,8 @@ class Retrieval:
             return self._miss(arrival, "slower_to_load", f"computing {num_tokens} tokens takes less time")
         if not self._has_room(wanted):
             self._make_room()
-        if not self._has_room(wanted):
-            return self._miss(arrival, "no_room", "the device blocks are in use")
+        if not self._has_room(wanted):  # computing them takes no fewer slots: the request has to wait, and is asked for again
+            return False
         now = monotonic()
         patience = self.cost.recompute_seconds(2 * num_tokens)
         seconds = _LOAD_SECONDS if patience is None else max(_LEAST_LOAD_SECONDS, patience)

@@ -12,7 +12,6 @@ MissReason = Literal[
     "not_written",  # was computed here, and lost before it reached a store
     "partial_block",  # less than a block is left: only whole blocks are kept, and one token is always computed
     "slower_to_load",  # stored, and computing it anew takes less time than loading it
-    "no_room",  # stored, and no device block was free to load it into
     "corrupt",  # stored, and its bytes fail their check
     "timed_out",  # stored, and not here by the deadline
     "store_failed",  # the store did not answer, or answered with an error
