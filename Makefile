@@ -36,11 +36,13 @@ lint: $(VENV)/.test ## ruff: rules and format
 types: $(VENV)/.test ## mypy --strict
 	@$(VENV)/bin/mypy
 
-bench: $(VENV)/.test ## latency, throughput and prefix reuse; JSON goes to results/
+bench: $(VENV)/.test ## latency, throughput, reuse, restarts, writing; JSON goes to results/
 	@mkdir -p results
 	@$(VENV)/bin/tiercel bench prefix --peer transformers --json results/prefix.json
 	@$(VENV)/bin/tiercel bench latency --peer transformers --json results/latency.json
 	@$(VENV)/bin/tiercel bench throughput --profile --json results/throughput.json
+	@$(VENV)/bin/tiercel bench prefix --restart --json results/restart.json
+	@$(VENV)/bin/tiercel bench write-behind --json results/write_behind.json
 
 soak: $(VENV)/.test ## property tests with many more examples, processes killed at many more points
 	@$(PYTHON) -m pytest --hypothesis-profile=soak $(PYTEST_ARGS)
