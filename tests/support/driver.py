@@ -9,9 +9,9 @@ from time import monotonic
 from tests.support.engines import Setup, collect, make_core, null_executor, plain_loop, settle, submit
 from tests.support.stores import FaultyStore, Plan, no_faults
 from tiercel.engine.messages import Abort, Submit
+from tiercel.kv.errands import Errand
 from tiercel.kv.movers import State
 from tiercel.kv.objects import object_bytes
-from tiercel.kv.transfer import Errand
 from tiercel.models.null import null_groups
 from tiercel.stores import MemoryStore, Store
 from tiercel.types import BLOCK_TOKENS, Reuse
@@ -84,13 +84,6 @@ class GuardedStore(FaultyStore):
             self._changed.wait_for(lambda: method not in self.stuck)
 
 
-class Marker(Errand):
-    """Ends once everything has that was given to the writer before it."""
-
-    def run(self) -> bool:
-        return False
-
-
 class Driver:
     """One engine. `with` it: at the end, whatever was stuck is freed, and every slot must have been given back.
 
@@ -124,7 +117,7 @@ class Driver:
 
     def _wait_for_introductions(self) -> None:
         """Until what the tier does at the start is done."""
-        marker = Marker()
+        marker = Errand(lambda: None)
         self.core.manager._below.tier.movers.submit_write(marker)
         self.until(lambda: marker.state is State.DONE)
         self.step()

@@ -60,9 +60,13 @@ class KVCacheManager:
             pool.on_evict = partial(self._evicted, group)
 
     def attach(self, tier: Tier, arena: Arena, policy: WritePolicy | None = None) -> None:
-        """Puts a tier below the device. arena: the bytes of the device blocks; policy: what is written to it."""
-        if self._prefix_caching:
-            self._below = Traffic(tier, self.pools, self.groups, arena, policy or WritePolicy(), self._history)
+        """Puts a tier below the device. arena: the bytes of the device blocks; policy: what is written to it.
+
+        Raises ValueError without prefix caching: there would be nothing to keep.
+        """
+        if not self._prefix_caching:
+            raise ValueError("a tier needs prefix caching")
+        self._below = Traffic(tier, self.pools, self.groups, arena, policy or WritePolicy(), self._history)
 
     # -- a request's life -----------------------------------------------------------------------------------------------------
 

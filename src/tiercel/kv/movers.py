@@ -60,6 +60,9 @@ class Job(ABC):
         more = False
         try:
             more = self.run()
+        except OSError as error:
+            log.warning("the KV store failed", job=type(self).__name__, reason=str(error))
+            self.fail(error)
         except Exception as error:
             log.exception("a mover's job failed", job=type(self).__name__)
             self.fail(error)

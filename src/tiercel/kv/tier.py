@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tiercel.kv.breaker import Breaker
+from tiercel.kv.errands import Introduce, Recall
 from tiercel.kv.hashing import block_hash, namespace_id, root_hash
 from tiercel.kv.movers import Job, Movers, Pace
 from tiercel.kv.namespaces import difference, read_description, write_description
-from tiercel.kv.transfer import Introduce, Recall
 from tiercel.stores import Store
 from tiercel.telemetry import get_logger
 from tiercel.types import BlockHash, BlockKey, KVGroup, Namespace

@@ -2,12 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from queue import SimpleQueue
 from time import monotonic
 
 from tiercel.kv.block import BlockContent, KVBlock
-from tiercel.kv.catalog import read_headers
 from tiercel.kv.movers import Job, LookUpJob, WriteJob
 from tiercel.kv.objects import (
     ObjectError,
@@ -22,8 +19,7 @@ from tiercel.kv.objects import (
 from tiercel.stores import Read, Status, Store, Write
 from tiercel.types import BlockKey, KVLayout, MissReason
 
-WAVE_BYTES = 2 << 20  # least that is read of a block at a time
-_HEADERS_AT_ONCE = 16
+WAVE_BYTES = 2 << 20  # of a block, read at a time; a layer that is larger is read whole
 _WRITE_SECONDS = 30.0  # after which a store that hangs in the middle of a batch is given up
 
 _MISSES: Mapping[Status, tuple[MissReason, str]] = {
@@ -185,68 +181,3 @@ class WriteBlock(WriteJob):
 
     def fail(self, error: Exception) -> None:
         self.status, self.detail = Status.FAILED, str(error)
-
-
-class Errand(WriteJob):
-    """Something small that the writer does for the store between blocks; if it fails, nobody misses it."""
-
-    def fail(self, error: Exception) -> None:
-        pass
-
-
-class Touch(Errand):
-    """Says which objects were used."""
-
-    def __init__(self, store: Store, keys: Sequence[BlockKey]) -> None:
-        super().__init__()
-        self._store = store
-        self._keys = keys
-
-    def run(self) -> bool:
-        self._store.touch(self._keys)
-        return False
-
-
-class Discard(Errand):
-    """Removes objects that failed a check, so that they can be written anew."""
-
-    def __init__(self, store: Store, keys: Sequence[BlockKey]) -> None:
-        super().__init__()
-        self._store = store
-        self._keys = keys
-
-    def run(self) -> bool:
-        self._store.delete(self._keys, monotonic() + _WRITE_SECONDS)
-        return False
-
-
-class Recall(Errand):
-    """Reads the headers of what the store holds in a namespace, a few at a time. found: filled while it runs."""
-
-    def __init__(self, store: Store, namespace: str, limit: int) -> None:
-        super().__init__()
-        self.found: SimpleQueue[ObjectHeader] = SimpleQueue()
-        self._headers = islice(read_headers(store, namespace), limit)
-
-    def run(self) -> bool:
-        batch = list(islice(self._headers, _HEADERS_AT_ONCE))
-        for _, header in batch:
-            if isinstance(header, ObjectHeader):
-                self.found.put(header)
-        return len(batch) == _HEADERS_AT_ONCE
-
-
-class Introduce(Errand):
-    """Tells the store what this engine's namespace is, and learns which others it knows. others: id -> description."""
-
-    def __init__(self, store: Store, namespace: str, description: bytes) -> None:
-        super().__init__()
-        self.others: dict[str, bytes] = {}
-        self._store = store
-        self._namespace = namespace
-        self._description = description
-
-    def run(self) -> bool:
-        self._store.describe(self._namespace, self._description)
-        self.others = {name: text for name, text in self._store.namespaces().items() if name != self._namespace}
-        return False

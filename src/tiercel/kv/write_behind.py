@@ -3,13 +3,16 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 
 from tiercel.kv.arena import Arena
 from tiercel.kv.block import KVBlock
+from tiercel.kv.errands import Errand
 from tiercel.kv.movers import Job, State
 from tiercel.kv.pool import BlockPool
 from tiercel.kv.tier import Tier
-from tiercel.kv.transfer import Discard, Touch, WriteBlock
+from tiercel.kv.transfer import WriteBlock
 from tiercel.stores import Status
 from tiercel.types import BlockHash, BlockKey, KVGroup
 
@@ -94,13 +97,13 @@ class WriteBehind:
         if num_used >= _TOUCHES or (num_used and not self._busy):
             # Written start first, so that what is there can be used; to be evicted end first, for the same reason.
             used = dict.fromkeys(reversed(self._written)) | self._touched
-            self._tier.movers.submit_write(Touch(self._tier.store, list(used)))
+            self._tier.movers.submit_write(Errand(partial(self._tier.store.touch, list(used))))
             self._written.clear()
             self._touched.clear()
 
     def discard(self, keys: Sequence[BlockKey]) -> None:
-        """Removes objects that failed their check."""
-        self._tier.movers.submit_write(Discard(self._tier.store, keys))
+        """Removes objects that failed their check, so that they can be written anew."""
+        self._tier.movers.submit_write(Errand(partial(self._tier.store.delete, keys, inf)))
 
     def ended(self, job: Job) -> None:
         """Takes back a block that the writer is done with."""

@@ -40,7 +40,7 @@ _TIER_COUNTERS = {
     "write_cpu_seconds": ("write_cpu_seconds", "Processor time spent writing to the tier."),
 }
 _OPERATIONS = ("look_up", "load", "write")
-_LOAD_MISSES = ("corrupt", "evicted", "other_namespace", "store_failed", "timed_out")
+_LOAD_MISSES = ("corrupt", "evicted", "store_failed", "timed_out")
 _DIRECTIONS = ("read", "write")
 
 
