@@ -144,6 +144,16 @@ def test_the_store_does_not_answer(monkeypatch):
         assert miss_of(driver, "r", WHOLE) == only("timed_out", 0)
 
 
+def test_the_store_answers_in_part(monkeypatch):
+    """What it found before its time was up is loaded."""
+    monkeypatch.setattr(retrieval, "_LOOK_UP_SECONDS", -0.1)
+    store = store_with(WHOLE)
+    with Driver(store) as driver:
+        store.exists = lambda keys, deadline: [number < 2 for number in range(len(keys))]
+        reuse = driver.ask("r", WHOLE)
+        assert (reuse.stored_tokens, reuse.miss.reason, reuse.miss.position) == (2 * B, "timed_out", 2 * B)
+
+
 def test_the_store_answers_with_an_error():
     store = GuardedStore(MemoryStore())
     with Driver(store) as driver:

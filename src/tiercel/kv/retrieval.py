@@ -21,7 +21,8 @@ from tiercel.types import BLOCK_TOKENS, BlockHash, BlockKey, KVGroup, MissReason
 
 log = get_logger("tiercel.kv")
 
-_LOOK_UP_SECONDS = 1.0  # then the tier counts as empty
+_LOOK_UP_SECONDS = 1.0  # then what the store has not found yet counts as not there
+_ANSWER_SECONDS = 1.0  # more, for that answer to come; then the store counts as empty
 _LOAD_SECONDS = 30.0  # for a load whose recomputation was not measured yet
 _LEAST_LOAD_SECONDS = 1.0
 _CHUNK_BLOCKS = 4  # blocks in one call to the store; of a store that hangs, so many slots per reader are tied up
@@ -48,6 +49,7 @@ class Arrival:
     chain: HashChain
     phase: Phase = Phase.OVER
     look_up: LookUp | None = None
+    answer_by: float = 0.0
     found: set[BlockKey] = field(default_factory=set)
     awaited: set[Wanted] = field(default_factory=set)  # blocks that other requests load
     awaited_until: float = 0.0
@@ -125,7 +127,8 @@ class Retrieval:
             arrival.missed, arrival.detail = "store_failed", "the store failed a moment ago and is left alone"
             return
         arrival.phase = Phase.LOOKING
-        arrival.look_up = LookUp(self._tier.store, keys, elsewhere, monotonic() + _LOOK_UP_SECONDS)
+        arrival.look_up = LookUp(self._tier.store, keys, elsewhere, _LOOK_UP_SECONDS)
+        arrival.answer_by = monotonic() + _LOOK_UP_SECONDS + _ANSWER_SECONDS
         self._look_ups[arrival.look_up] = arrival
         self._tier.counts["look_ups"] += 1
         self._tier.movers.submit(arrival.look_up)
@@ -191,7 +194,7 @@ class Retrieval:
         now = monotonic()
         for arrival in self._arrivals.values():
             look_up = arrival.look_up
-            if arrival.phase is Phase.LOOKING and look_up is not None and now > look_up.deadline:
+            if arrival.phase is Phase.LOOKING and look_up is not None and now > arrival.answer_by:
                 look_up.cancel()
                 del self._look_ups[look_up]
                 arrival.phase = Phase.OVER
@@ -267,18 +270,20 @@ class Retrieval:
         return Incoming(self._tier.key(group, link), block, content, layout, self._arena.block(group, block.device.slot))
 
     def _take_look_up(self, job: LookUp) -> None:
-        if job.failed:
-            self._tier.failed(self._tier.reading, "look_up", job.failed)
+        if job.failed or (job.late and not job.found):
+            self._tier.failed(self._tier.reading, "look_up", job.failed or "the store did not answer in time")
         arrival = self._look_ups.pop(job, None)
         if arrival is None or arrival.phase is not Phase.LOOKING:  # given up meanwhile
             return
-        if not job.failed and not job.found:  # else the load will tell how well the store is
-            self._tier.reading.succeeded()
         arrival.phase = Phase.FOUND if job.found else Phase.OVER
         arrival.found = job.found
         arrival.elsewhere = self._tier.difference(job.found_elsewhere) if job.found_elsewhere is not None else None
         if job.failed:
             arrival.missed, arrival.detail = "store_failed", job.failed
+        elif job.late:  # for the part that was not reached; what was found is loaded all the same
+            arrival.missed, arrival.detail = "timed_out", "the store did not answer in time"
+        elif not job.found:  # else the load will tell how well the store is
+            self._tier.reading.succeeded()
 
     def _take_chunk(self, chunk: LoadChunk) -> None:
         load = self._in_flight[chunk.items[0].key.group, chunk.items[0].key.block_hash]

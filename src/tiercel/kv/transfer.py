@@ -33,25 +33,28 @@ _MISSES: Mapping[Status, tuple[MissReason, str]] = {
 class LookUp(LookUpJob):
     """Which of `keys` a store holds. elsewhere: for each other namespace, keys whose presence there is worth telling.
 
-    found: what is held; found_elsewhere: the first such namespace that holds all its keys; failed: the store gave no answer.
+    found: what is held; found_elsewhere: the first such namespace that holds all its keys; failed: the store gave no answer;
+    late: its answer may lack what was to be looked for last.
     """
 
-    def __init__(self, store: Store, keys: Sequence[BlockKey], elsewhere: Sequence[BlockKey], deadline: float) -> None:
+    def __init__(self, store: Store, keys: Sequence[BlockKey], elsewhere: Sequence[BlockKey], seconds: float) -> None:
         super().__init__()
-        self.deadline = deadline
         self.found: set[BlockKey] = set()
         self.found_elsewhere: str | None = None
         self.failed = ""
+        self.late = False
         self._store = store
         self._keys = keys
         self._elsewhere = elsewhere
+        self._deadline = monotonic() + seconds
 
     def run(self) -> bool:
         try:
-            present = self._store.exists(self._keys, self.deadline)
+            present = self._store.exists(self._keys, self._deadline)
             self.found = {key for key, there in zip(self._keys, present, strict=True) if there}
+            self.late = monotonic() > self._deadline
             if not self.found and self._elsewhere:
-                present = self._store.exists(self._elsewhere, self.deadline)
+                present = self._store.exists(self._elsewhere, self._deadline)
                 self.found_elsewhere = next(
                     (k.namespace for k, there in zip(self._elsewhere, present, strict=True) if there), None
                 )
