@@ -46,4 +46,6 @@ def test_populating_does_not_reach_beyond_the_arena():
 
 
 def test_a_system_that_refuses_is_left_alone():
-    _populate([np.zeros(mmap.PAGESIZE + 1, np.uint8)[1:]])  # not on a page: the call is refused
+    area = np.full(mmap.PAGESIZE + 1, 7, np.uint8)[1:]  # does not begin on a page: the call is refused
+    _populate([area])
+    assert set(area) == {7}

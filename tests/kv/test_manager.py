@@ -43,7 +43,7 @@ def test_a_running_requests_blocks_are_shared_and_counted():
     run(manager, "b", tokens)
     assert manager.block_table("a", 0)[:2] == manager.block_table("b", 0)[:2]
     assert manager.block_table("a", 0)[2] != manager.block_table("b", 0)[2]
-    assert manager.num_free_blocks == 16 - 4
+    assert manager.pools[0].num_free == 16 - 4
 
 
 def test_equal_blocks_computed_side_by_side_become_one():
@@ -56,7 +56,7 @@ def test_equal_blocks_computed_side_by_side_become_one():
     manager.seal("b", tokens, len(tokens))
     manager.check_integrity()
     assert manager.block_table("a", 0) == manager.block_table("b", 0)
-    assert manager.num_free_blocks == 14
+    assert manager.pools[0].num_free == 14
 
 
 @pytest.mark.parametrize("field", ["weights", "network", "numerics", "tenant"])
@@ -101,9 +101,9 @@ def test_reserve_that_fails_changes_nothing():
     manager = make(num_blocks=3)
     run(manager, "a", list(range(2 * B)))
     assert manager.admit("b", list(range(500, 500 + 3 * B)), manager.new_chain()) == 0
-    before = manager.block_table("b", 0), manager.num_free_blocks
+    before = manager.block_table("b", 0), manager.pools[0].num_free
     assert not manager.reserve("b", 0, 3 * B)
-    assert (manager.block_table("b", 0), manager.num_free_blocks) == before
+    assert (manager.block_table("b", 0), manager.pools[0].num_free) == before
     assert manager.reserve("b", 0, B)
     manager.check_integrity()
 
@@ -175,7 +175,7 @@ def test_forget_makes_everything_unfindable_and_hurts_nobody():
     manager.release("a")
     manager.release("b")
     manager.check_integrity()
-    assert manager.num_free_blocks == 16
+    assert manager.pools[0].num_free == 16
 
 
 def test_without_prefix_caching_nothing_is_reused():

@@ -217,11 +217,6 @@ class KVCacheManager:
         """The tier below the device, if there is one."""
         return self._below.tier if self._below is not None else None
 
-    @property
-    def num_free_blocks(self) -> int:
-        """Blocks that can be allocated, in the group that has fewest."""
-        return min(pool.num_free for pool in self.pools)
-
     def poll(self) -> None:
         """Takes in what was loaded and written in the background. To be called before each step."""
         if self._below is not None:
