@@ -1,0 +1,56 @@
+// Packed matrices: how weights lie in memory, the same for every instruction set.
+//
+// Rows (a product's output channels) are cut into panels of 16; the last is filled up with zeros. A panel is one run of bytes
+// in the order in which a product reads it, so that lane i of a vector belongs to row i of the panel and no sum ever crosses
+// lanes. Columns are cut into groups; K is the column count, rounded up to a whole group with zeros.
+//
+//   BF16   groups of 32 columns, 1024 bytes: [16 column pairs][16 rows][2] bf16, which is also a tile of the matrix units.
+//   Q8_0   groups of 32 columns: [16 rows] fp16 scale, [8 column quads][16 rows][4] uint8 = value + 128
+//   Q4_0   groups of 32: [16] fp16 scale, nibbles: byte (j, row, i) of [4][16 rows][4] holds column 4j + i in its low and
+//          column 16 + 4j + i in its high half; value = nibble - 8
+//   Q4_1   groups of 32: [16] fp16 scale, [16] fp16 minimum, nibbles; value = scale * nibble + minimum
+//   Q5_0   groups of 32: [16] fp16 scale, nibbles, [16 rows] uint32: bit c is the fifth bit of column c; value = q - 16
+//   Q4_K   superblocks of 256: [16] fp16 d, [16] fp16 dmin, then for each of 8 groups of 32: [16] uint8 scale, [16] uint8 min,
+//          nibbles; value = d * scale * nibble - dmin * min
+//   Q6_K   superblocks of 256: [16] fp16 d, then for each of 8 groups of 32: [2][16] int8 scales (of 16 columns each), low
+//          nibbles, high bits: byte (j, row, i) of [2][16 rows][4] holds bits 4-5 of columns 4j+i, 8+4j+i, 16+4j+i, 24+4j+i;
+//          value = d * scale * (q - 32)
+// (Formats of files: https://github.com/ggml-org/ggml, ggml-common.h.)
+
+#pragma once
+
+#include <cstdint>
+
+#include "api.h"
+
+namespace tiercel {
+
+constexpr int32_t kPanelRows = 16;
+
+inline int64_t panels(int64_t rows) { return (rows + kPanelRows - 1) / kPanelRows; }
+
+// Columns per group, and bytes of a group of a panel's 16 rows.
+struct GroupShape {
+    int32_t columns;
+    int32_t bytes;
+};
+
+inline GroupShape group_shape(int32_t format) {
+    switch (format) {
+        case TIERCEL_BF16: return {32, 1024};
+        case TIERCEL_Q8_0: return {32, 32 + 512};
+        case TIERCEL_Q4_0: return {32, 32 + 256};
+        case TIERCEL_Q4_1: return {32, 64 + 256};
+        case TIERCEL_Q5_0: return {32, 32 + 256 + 64};
+        case TIERCEL_Q4_K: return {256, 64 + 8 * (32 + 256)};
+        case TIERCEL_Q6_K: return {256, 32 + 8 * (32 + 256 + 128)};
+        default: return {0, 0};
+    }
+}
+
+inline int64_t panel_bytes(int32_t format, int64_t columns) {
+    GroupShape shape = group_shape(format);
+    return (columns + shape.columns - 1) / shape.columns * shape.bytes;
+}
+
+}  // namespace tiercel
