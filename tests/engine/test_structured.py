@@ -15,7 +15,7 @@ from tiercel.engine.detokenizer import IncrementalDetokenizer
 from tiercel.engine.structured import GrammarCompiler, GrammarMatcher
 from tiercel.models.gguf_tokenizer import read_tokenizer
 from tiercel.models.tokenizer import Tokenizer
-from tiercel.ops.reference.sampling import sample
+from tiercel.ops.sampling import sample
 from tiercel.types import InvalidInput, SamplingParams, StructuredOutput
 
 SCHEMA = {

@@ -23,7 +23,7 @@ class Tensors:
     def at(self, prefix: str) -> "Tensors":
         return Tensors(self._ops, f"{self._prefix}{prefix}.", self.made)
 
-    def pack(self, shapes: Mapping[str, tuple[int, ...]]) -> Handle:
+    def pack(self, shapes: Mapping[str, tuple[int, ...]], *, table: bool = False) -> Handle:
         rng = np.random.default_rng(len(self.made))
         parts = {self._prefix + name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
         self.made.update(parts)

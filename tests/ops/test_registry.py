@@ -25,7 +25,7 @@ def test_threads_are_set() -> None:
 
 
 def test_an_unknown_name_lists_the_known() -> None:
-    with pytest.raises(InvalidInput, match="backend: must be one of reference, got 'abacus'"):
+    with pytest.raises(InvalidInput, match="backend: must be one of cpu, reference, got 'abacus'"):
         load_ops("abacus")
 
 

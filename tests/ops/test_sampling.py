@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiercel.ops.reference.philox import philox4x32
-from tiercel.ops.reference.sampling import sample
+from tiercel.ops.philox import philox4x32
+from tiercel.ops.sampling import sample
 from tiercel.types import SamplingBatch
 
 # -- building batches -------------------------------------------------------------------------------------------------------

@@ -18,8 +18,11 @@ class EngineConfig(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TIERCEL_", frozen=True, extra="forbid")
 
     model: str = Field("smollm2", description="alias, directory with safetensors, .gguf file, or Hugging Face id")
-    backend: Literal["auto", "reference"] = Field("auto", description="back end that computes")
-    dtype: Literal["auto", "float32"] = Field("auto", description="format of weights and activations")
+    backend: Literal["auto", "cpu", "reference"] = Field("auto", description="what computes: cpu = native, reference = torch")
+    dtype: Literal["auto", "stored", "bf16", "int8", "int4", "float32"] = Field(
+        "auto", description="format of weights: stored = as in the file, int8 and int4 are quantised at load"
+    )
+    isa: Literal["auto", "avx2", "avx512", "amx"] = Field("auto", description="instruction set of the cpu back end")
     kv_dtype: KVFormat | Literal["auto"] = Field("auto", description="format of the KV cache on the device")
     kv_memory: Size | Literal["auto"] = Field("auto", description="memory of the KV cache, e.g. 2GiB")
     max_model_len: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(

@@ -2,21 +2,23 @@
 
 from dataclasses import dataclass
 from functools import cache
-from math import prod
 from typing import NamedTuple
 
 from tiercel.config import EngineConfig, resolve_disk
+from tiercel.engine.compute import Compute, resolve_compute
 from tiercel.engine.core import EngineCore
 from tiercel.engine.disk import disk_tier, open_store, write_policy
-from tiercel.engine.plan import EnginePlan, make_plan, resolve_backend, resolve_kv_dtype, resolve_threads
+from tiercel.engine.plan import EnginePlan, make_plan
 from tiercel.engine.runner import ModelRunner
 from tiercel.engine.scheduler import Scheduler
 from tiercel.engine.structured import GrammarCompiler
 from tiercel.kv import Arena, KVCacheManager
-from tiercel.models import Checkpoint, ModelExecutor, build_model, kv_groups, open_checkpoint, resolve_model
-from tiercel.ops import Ops, load_ops
+from tiercel.models import Checkpoint, ModelExecutor, kv_groups, load_model, open_checkpoint, resolve_model
 from tiercel.platforms import detect
+from tiercel.telemetry import get_logger
 from tiercel.types import KVGroup, KVLayout, Namespace
+
+log = get_logger("tiercel.engine")
 
 _POPULATED = 512 << 20  # bytes of KV memory that are made ready for loads while the model is built
 
@@ -46,20 +48,23 @@ def load_checkpoint(config: EngineConfig) -> Checkpoint:
 def build_engine(config: EngineConfig, checkpoint: Checkpoint | None = None) -> Engine:
     """Raises InvalidInput and ModelError before any large allocation."""
     checkpoint = checkpoint or load_checkpoint(config)
-    groups = layout_groups(config, checkpoint)
     platform = detect()
-    weight_bytes = sum(4 * prod(weight.shape) for weight in checkpoint.weights.values())
+    compute = resolve_compute(config, checkpoint.config, platform)
+    if compute.why_not_native:
+        log.warning("computing on the reference back end", reason=compute.why_not_native)
+    groups = layout_groups(compute, checkpoint)
+    weight_bytes = compute.weight_bytes(checkpoint.weights)
     disk = resolve_disk(config) if config.prefix_caching else None
     store = open_store(disk)
-    plan = make_plan(config, checkpoint.config, groups, weight_bytes, platform, disk=disk if store is not None else None)
-    ops = load_ops(resolve_backend(config), threads=resolve_threads(config, platform))
-    own = namespace(config, checkpoint, ops)
+    kept = disk if store is not None else None
+    plan = make_plan(config, checkpoint.config, groups, weight_bytes, platform, compute, disk=kept)
+    ops = compute.load()
+    own = namespace(config, checkpoint, f"{ops.numerics}/kv-{compute.kv_dtype}")
     manager = KVCacheManager(groups, plan.num_blocks, own, prefix_caching=config.prefix_caching)
     arena = Arena(groups, plan.num_blocks)
     if store is not None:
         arena.populate(min(_POPULATED, plan.kv_bytes // 4))
-    model = build_model(checkpoint.config, checkpoint.weights, ops)
-    executor = ModelExecutor(model, ops, groups, arena)
+    executor = ModelExecutor(load_model(checkpoint, ops, groups), ops, groups, arena)
     if store is not None:
         manager.attach(disk_tier(config, store, own, groups), arena, write_policy(config))
     scheduler = Scheduler(manager, max_num_seqs=plan.max_num_seqs, max_num_batched_tokens=plan.max_num_batched_tokens)
@@ -77,26 +82,27 @@ def build_engine(config: EngineConfig, checkpoint: Checkpoint | None = None) -> 
 def identify(config: EngineConfig) -> Identity:
     """Who an engine with these settings would be, without building its model. Raises what `build_engine` raises."""
     checkpoint = load_checkpoint(config)
-    ops = load_ops(resolve_backend(config), threads=resolve_threads(config, detect()))
-    return Identity(checkpoint, namespace(config, checkpoint, ops), layout_groups(config, checkpoint))
+    compute = resolve_compute(config, checkpoint.config, detect())
+    numerics = f"{compute.load().numerics}/kv-{compute.kv_dtype}"
+    return Identity(checkpoint, namespace(config, checkpoint, numerics), layout_groups(compute, checkpoint))
 
 
-def layout_groups(config: EngineConfig, checkpoint: Checkpoint) -> list[KVGroup]:
+def layout_groups(compute: Compute, checkpoint: Checkpoint) -> list[KVGroup]:
     """The model's KV groups with their byte layout."""
     model = checkpoint.config
-    kv_format = resolve_kv_dtype(config)
     return [
-        KVGroup(KVLayout(spec.layers, model.num_kv_heads, model.head_dim, kv_format), spec.window) for spec in kv_groups(model)
+        KVGroup(KVLayout(spec.layers, model.num_kv_heads, model.head_dim, compute.kv_dtype), spec.window)
+        for spec in kv_groups(model)
     ]
 
 
-def namespace(config: EngineConfig, checkpoint: Checkpoint, ops: Ops) -> Namespace:
-    """What the bytes of this engine's blocks depend on besides tokens."""
+def namespace(config: EngineConfig, checkpoint: Checkpoint, numerics: str) -> Namespace:
+    """What the bytes of this engine's blocks depend on besides tokens. numerics: class of the back end and its KV format."""
     model = checkpoint.config
     windows = [(spec.layers, spec.window) for spec in kv_groups(model)]
     return Namespace(
         weights=checkpoint.fingerprint,
         network=repr((model.architecture, model.num_heads, model.rms_norm_eps, model.rope, windows)),
-        numerics=f"{ops.numerics}/kv-{resolve_kv_dtype(config)}",
+        numerics=numerics,
         tenant=config.tenant,
     )

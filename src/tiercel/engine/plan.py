@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tiercel.config import DiskPlan, EngineConfig, format_size
+from tiercel.engine.compute import Compute
 from tiercel.platforms import Platform
 from tiercel.types import BLOCK_TOKENS, InvalidInput, KVFormat, KVGroup, ModelConfig, ModelError
 
@@ -41,24 +42,13 @@ class EnginePlan(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def resolve_backend(config: EngineConfig) -> str:
-    return "reference" if config.backend == "auto" else config.backend
-
-
-def resolve_kv_dtype(config: EngineConfig) -> KVFormat:
-    return "float32" if config.kv_dtype == "auto" else config.kv_dtype
-
-
-def resolve_threads(config: EngineConfig, platform: Platform) -> int:
-    return platform.cores if config.threads == "auto" else config.threads
-
-
 def make_plan(
     config: EngineConfig,
     model: ModelConfig,
     groups: Sequence[KVGroup],
     weight_bytes: int,
     platform: Platform,
+    compute: Compute,
     *,
     disk: DiskPlan | None = None,
 ) -> EnginePlan:
@@ -82,15 +72,15 @@ def make_plan(
     kv_bytes = _kv_memory(config, block_bytes, left)
     num_blocks = kv_bytes // block_bytes
     return EnginePlan(
-        backend=resolve_backend(config),
-        dtype="float32",
-        kv_dtype=resolve_kv_dtype(config),
+        backend=compute.backend,
+        dtype=compute.dtype,
+        kv_dtype=compute.kv_dtype,
         kv_bytes=num_blocks * block_bytes,
         num_blocks=num_blocks,
         max_model_len=_max_model_len(config, model, num_blocks, block_bytes),
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
-        threads=resolve_threads(config, platform),
+        threads=compute.threads,
         prefix_caching=config.prefix_caching,
         disk_path=str(disk.path) if disk is not None else "",
         disk_bytes=disk.capacity if disk is not None else 0,

@@ -8,7 +8,7 @@ class Embedding:
     """A vocabulary table [vocab, channels]. Models with tied embeddings use one table for both directions."""
 
     def __init__(self, weights: WeightSource, vocab_size: int, channels: int) -> None:
-        self._table = weights.pack({"weight": (vocab_size, channels)})
+        self._table = weights.pack({"weight": (vocab_size, channels)}, table=True)
 
     def __call__(self, ops: Ops, token_ids: Handle) -> Handle:
         """[rows] -> [rows, channels]."""

@@ -12,8 +12,8 @@ class WeightSource(Protocol):
     def at(self, prefix: str) -> "WeightSource":
         """The weights whose names start with `prefix` and a dot."""
 
-    def pack(self, shapes: Mapping[str, tuple[int, ...]]) -> Handle:
-        """The named tensors, checked against their shapes and joined along their first dimension.
+    def pack(self, shapes: Mapping[str, tuple[int, ...]], *, table: bool = False) -> Handle:
+        """The named tensors, checked against their shapes and joined along their first dimension. table: see `Ops.pack`.
 
         Raises ModelError naming a tensor that is missing or has another shape.
         """

@@ -1,6 +1,6 @@
 """Models: descriptions of architectures, and everything that is read from a model's files."""
 
-from tiercel.models.build import build_model
+from tiercel.models.build import build_model, load_model
 from tiercel.models.chat_template import render_chat
 from tiercel.models.checkpoint import Checkpoint, open_checkpoint
 from tiercel.models.convert import Conversion, convert_model
@@ -20,6 +20,7 @@ __all__ = [
     "build_model",
     "convert_model",
     "kv_groups",
+    "load_model",
     "open_checkpoint",
     "render_chat",
     "resolve_model",

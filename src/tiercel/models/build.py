@@ -1,12 +1,36 @@
 """From a checkpoint's weights to a model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from tiercel.models.checkpoint import Checkpoint
 from tiercel.models.registry import ARCHITECTURES, Model
-from tiercel.ops import Handle, Ops
-from tiercel.types import ModelConfig, ModelError, Weight
+from tiercel.ops import Forward, Handle, Ops
+from tiercel.telemetry import get_logger
+from tiercel.types import KVGroup, ModelConfig, ModelError, Weight
+
+log = get_logger("tiercel.models")
 
 _MOST_NAMED = 5
+
+
+def load_model(checkpoint: Checkpoint, ops: Ops, groups: Sequence[KVGroup], folder: Path | None = None) -> Forward:
+    """The model of a checkpoint, ready to run: as an earlier start left it in `folder`, or built now and left there.
+
+    Raises what `build_model` raises.
+    """
+    layouts = [group.layout for group in groups]
+    file = folder / f"{ops.numerics}.program" if folder is not None else None
+    ready = ops.restore(file, layouts) if file is not None else None
+    if ready is not None:
+        return ready
+    built = ops.compile(build_model(checkpoint.config, checkpoint.weights, ops), layouts)
+    if file is not None:
+        try:
+            ops.save(built, file)
+        except OSError as error:
+            log.info("the packed model is not kept", path=str(file), reason=str(error))
+    return built
 
 
 def build_model(config: ModelConfig, weights: Mapping[str, Weight], ops: Ops) -> Model:
@@ -42,8 +66,8 @@ class CheckpointWeights:
         below.used = self.used
         return below
 
-    def pack(self, shapes: Mapping[str, tuple[int, ...]]) -> Handle:
-        return self._ops.pack(*(self._find(self._prefix + name, shape) for name, shape in shapes.items()))
+    def pack(self, shapes: Mapping[str, tuple[int, ...]], *, table: bool = False) -> Handle:
+        return self._ops.pack(*(self._find(self._prefix + name, shape) for name, shape in shapes.items()), table=table)
 
     def _find(self, name: str, shape: tuple[int, ...]) -> Weight:
         if name not in self._weights:

@@ -142,7 +142,7 @@ def _put_in_place(copy: Path, destination: Path, aside: Path) -> None:
 class _Outline(Recorder):
     """Has a model ask for its tensors, so that all are known to be there and readable, and keeps hold of none."""
 
-    def pack(self, *weights: Weight) -> Handle:
+    def pack(self, *weights: Weight, table: bool = False) -> Handle:
         return super().pack()
 
 

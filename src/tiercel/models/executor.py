@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tiercel.kv import Arena
-from tiercel.models.registry import Model
-from tiercel.ops import Ops
+from tiercel.ops import Forward, Ops
 from tiercel.types import KVGroup, StepInput, StepOutput
 
 
@@ -17,9 +16,9 @@ class Executor(Protocol):
 
 
 class ModelExecutor:
-    """Runs a model description on a back end."""
+    """Runs a model on a back end. model: a description, or what the back end compiled it to."""
 
-    def __init__(self, model: Model, ops: Ops, groups: Sequence[KVGroup], arena: Arena) -> None:
+    def __init__(self, model: Forward, ops: Ops, groups: Sequence[KVGroup], arena: Arena) -> None:
         self._model = model
         self._ops = ops
         self._kv = tuple(ops.bind_kv(area, group.layout) for area, group in zip(arena.groups, groups, strict=True))

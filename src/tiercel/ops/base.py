@@ -5,8 +5,9 @@ are row-major [rows, channels], one row per token of the step. A row's result de
 channels and over context are fixed within a back end's numerics class, whatever else is in the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NewType, Protocol, overload
 
 import numpy as np
@@ -28,7 +29,7 @@ class StepHandles:
 
 
 class Ops(Protocol):
-    """One implementation per back end: `reference` (torch), `recording` (lists what a model calls)."""
+    """One implementation per back end: `reference` (torch), `cpu` (native), `recording` (lists what a model calls)."""
 
     @property
     def numerics(self) -> str:
@@ -36,14 +37,31 @@ class Ops(Protocol):
 
     # -- constants, made once ------------------------------------------------------------------------------------------------
 
-    def pack(self, *weights: Weight) -> Handle:
-        """The back end's own form of a weight. Several [out_i, in] matrices are joined along `out`."""
+    def pack(self, *weights: Weight, table: bool = False) -> Handle:
+        """The back end's own form of a weight. Several [out_i, in] matrices are joined along `out`.
+
+        table: each row stands for a token; a back end that quantises may keep such a matrix finer than others.
+        """
 
     def pack_rope(self, rope: RopeConfig, max_position: int) -> Handle:
         """Rotation tables for positions 0 .. max_position - 1."""
 
     def bind_kv(self, arena: npt.NDArray[np.uint8], layout: KVLayout) -> Handle:
         """A view of a group's arena, [num_blocks * layout.block_bytes] page-aligned bytes. Never a copy."""
+
+    # -- models ---------------------------------------------------------------------------------------------------------------
+
+    def compile(self, model: "Forward", layouts: Sequence[KVLayout]) -> "Forward":
+        """A model that was built on this back end, in the form it runs best; an eager back end returns it as it is.
+
+        layouts: of the model's KV groups.
+        """
+
+    def save(self, forward: "Forward", path: Path) -> bool:
+        """Writes a compiled model with its packed weights. False where the back end has no form for that. Raises OSError."""
+
+    def restore(self, path: Path, layouts: Sequence[KVLayout]) -> "Forward | None":
+        """Maps what `save` wrote. None where there is nothing, or nothing that this version can use."""
 
     # -- a step ---------------------------------------------------------------------------------------------------------------
 
@@ -132,3 +150,6 @@ class Ops(Protocol):
 
     def sample(self, logits: Handle, sampling: SamplingBatch) -> StepOutput:
         """One token per sample from logits [samples, vocab]; row i of `logits` belongs to sample i."""
+
+
+Forward = Callable[[Ops, StepHandles, tuple[Handle, ...]], Handle]  # (ops, inputs, kv per group) -> logits [samples, vocab]

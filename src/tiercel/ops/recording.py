@@ -8,17 +8,16 @@
 Neither rows nor requests exist while a model is recorded, so one program serves every step.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from tiercel.ops.base import Handle, Ops, StepHandles
+from tiercel.ops.base import Forward, Handle, Ops, StepHandles
 from tiercel.types import KVLayout, RopeConfig, SamplingBatch, StepInput, Weight
-
-Forward = Callable[[Ops, StepHandles, tuple[Handle, ...]], Handle]
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,8 @@ class Recorder(Ops):
         self._calls.append(Call(op, arguments, options, output))
         return output
 
-    def pack(self, *weights: Weight) -> Handle:
-        return self._call("pack", *weights)
+    def pack(self, *weights: Weight, table: bool = False) -> Handle:
+        return self._call("pack", *weights, table=table)
 
     def pack_rope(self, rope: RopeConfig, max_position: int) -> Handle:
         return self._call("pack_rope", rope, max_position)
@@ -160,6 +159,15 @@ class Recorder(Ops):
         return self._call("select_rows", x, rows)
 
     # -- what surrounds a model rather than being part of it -----------------------------------------------------------------
+
+    def compile(self, model: Forward, layouts: Sequence[KVLayout]) -> NoReturn:
+        raise NotImplementedError(_OUTSIDE)
+
+    def save(self, forward: Forward, path: Path) -> NoReturn:
+        raise NotImplementedError(_OUTSIDE)
+
+    def restore(self, path: Path, layouts: Sequence[KVLayout]) -> NoReturn:
+        raise NotImplementedError(_OUTSIDE)
 
     def bind_kv(self, arena: npt.NDArray[np.uint8], layout: KVLayout) -> NoReturn:
         raise NotImplementedError(_OUTSIDE)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -9,16 +10,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tiercel.ops.base import Handle, Ops, StepHandles
+from tiercel.ops.base import Forward, Handle, Ops, StepHandles
 from tiercel.ops.dequantize import dequantize
 from tiercel.ops.reference import elementwise
 from tiercel.ops.reference.arena import KVArena, Runs
 from tiercel.ops.reference.attention import attention
 from tiercel.ops.reference.linear import embedding, linear, pack
 from tiercel.ops.reference.plan import Plan, Reach, make_plan
-from tiercel.ops.reference.sampling import sample
 from tiercel.ops.reference.scratch import Scratch
 from tiercel.ops.rope import rotation_tables
+from tiercel.ops.sampling import sample
 from tiercel.types import AttentionBatch, KVLayout, RopeConfig, SamplingBatch, StepInput, StepOutput, Weight
 
 T = TypeVar("T")
@@ -70,12 +71,21 @@ class ReferenceOps(Ops):
     def numerics(self) -> str:
         return f"reference-f32-{torch.backends.cpu.get_cpu_capability().lower()}"
 
-    def pack(self, *weights: Weight) -> Handle:
+    def pack(self, *weights: Weight, table: bool = False) -> Handle:
         return Handle(pack([dequantize(weight) for weight in weights]))
 
     def pack_rope(self, rope: RopeConfig, max_position: int) -> Handle:
         cos, sin = rotation_tables(rope, max_position)
         return Handle(RotationTable(torch.from_numpy(cos), torch.from_numpy(sin), rope.interleaved))
+
+    def compile(self, model: Forward, layouts: Sequence[KVLayout]) -> Forward:
+        return model
+
+    def save(self, forward: Forward, path: Path) -> bool:
+        return False
+
+    def restore(self, path: Path, layouts: Sequence[KVLayout]) -> None:
+        return None
 
     def bind_kv(self, arena: npt.NDArray[np.uint8], layout: KVLayout) -> Handle:
         return Handle(KVArena(arena, layout))

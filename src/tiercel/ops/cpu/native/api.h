@@ -16,10 +16,10 @@ extern "C" {
 // Instruction sets, lowest first. All give the same bits.
 enum tiercel_level : int32_t { TIERCEL_AVX2 = 0, TIERCEL_AVX512 = 1, TIERCEL_AMX = 2, TIERCEL_LEVELS = 3 };
 
-// Packed formats; see packing.h for their bytes. F32 is for vectors and tables, plain row-major.
+// Packed formats; see packing.h for their bytes. F32 is for vectors and tables, plain row-major. F16 exists in files only.
 enum tiercel_format : int32_t {
     TIERCEL_F32 = 0, TIERCEL_BF16 = 1, TIERCEL_Q8_0 = 2, TIERCEL_Q4_0 = 3, TIERCEL_Q4_1 = 4, TIERCEL_Q5_0 = 5,
-    TIERCEL_Q4_K = 6, TIERCEL_Q6_K = 7, TIERCEL_FORMATS = 8
+    TIERCEL_Q4_K = 6, TIERCEL_Q6_K = 7, TIERCEL_F16 = 8, TIERCEL_FORMATS = 9
 };
 
 // A packed matrix [rows, columns].
@@ -119,7 +119,8 @@ struct tiercel_step {
 struct tiercel_sampling {
     float temperature, top_p, min_p;
     int32_t top_k;
-    uint64_t uniform;            // floor(u * 2^64)
+    uint64_t seed;
+    int32_t sample_index, output_position;
     const uint32_t *mask;        // [ceil(vocab / 32)] or null
 };
 

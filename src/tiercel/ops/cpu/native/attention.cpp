@@ -1,5 +1,222 @@
-#include "kernels.h"
-#include "linear.h"
+// Attention: softmax(q k^T * scale) v over block tables, in an order that is the same at every level.
+//
+// The context is cut into splits at positions that are multiples of 256, and a split into spans of 32. For each query:
+//   score of a key   q (rounded to bf16) times k in the order of matrix tiles over head_dim, filled up with zeros to a multiple of
+//                    32: per 32 channels an even chain e = fma(q[2j], k[2j], e) and an odd one, both from 0, then
+//                    s = s + (e + o); s from 0. Then s * (scale * log2(e)).
+//   of a split       m = the largest of its visible scores, p = 2^(score - m) rounded to bf16, l = sum of p, key by key, and
+//                    o[d] = p times v in the order of matrix tiles over keys: spans are its blocks of 32. Hidden keys have p = 0.
+//   merge            of splits, in order: M = max(m, m'), a = 2^(m - M), b = 2^(m' - M), l = fma(l, a, l' * b),
+//                    o = fma(o, a, o' * b), from m = -inf, l = o = 0. It leaves bits alone where either side is empty, so it
+//                    does not matter which hidden splits are skipped, nor which thread computes a split.
+//   result           o / l, and ln l + m ln 2 as log-sum-exp. A query that sees nothing gives zeros and -inf.
+//
+// Lanes are queries. A zero may differ in sign with the rows beside it (0 * -v), until the end, where 0 is added.
+
+#include "attention_keys.h"
+#include "attention_plan.h"
+#include "attention_softmax.h"
+#if defined(__AMX_BF16__)
+#include "attention_amx.h"
+#else
+#include "attention_avx.h"
+#endif
+
 namespace tiercel::TIERCEL_LEVEL {
-void attention(const Attention &, const Worker &) {}
+namespace {
+
+// Computes units, one at a time, in a thread's scratch memory.
+class Walker {
+  public:
+    static int64_t bytes(int width, int tiles) {
+        return tiles * (Products::query_bytes(width) + part_bytes(width)) + part_bytes(width) + kScoreBytes +
+               kSpans * span_bytes(width) + Products::scratch_bytes(width);
+    }
+
+    Walker(const Attention &job, const Plan &plan, int width, uint8_t *memory)
+        : job_(job), plan_(plan), head_dim_(job.group->head_dim), width_(width), queries_(memory),
+          states_(queries_ + plan.tiles() * Products::query_bytes(width)), part_(states_ + plan.tiles() * part_bytes(width)),
+          scores_(reinterpret_cast<float *>(part_ + part_bytes(width))),
+          copies_(reinterpret_cast<uint8_t *>(scores_) + kScoreBytes), products_(width, copies_ + kSpans * span_bytes(width)) {}
+
+    static int64_t part_bytes(int width) { return Part::floats(width) * int64_t(sizeof(float)); }
+
+    // Splits first .. last - 1 of a unit. parts: where each split's result of each tile goes; null: they are merged at once.
+    void walk(const Unit &unit, int64_t first, int64_t last, uint8_t *parts) {
+        pack_queries(unit);
+        for (int tile = 0; tile < unit.tiles(); tile++) clear(state(tile), width_);
+        const Context context(job_, unit.request, unit.kv_head);
+        for (int64_t i = first; i < last; i++) {
+            fetch(unit, context, unit.position(i));
+            for (int span = 0; span < num_spans_; span++) products_.prepare(span, spans_[span].values);
+            for (int tile = 0; tile < unit.tiles(); tile++) {
+                uint8_t *memory = parts ? parts + (i * unit.tiles() + tile) * part_bytes(width_) : part_;
+                const Part part(reinterpret_cast<float *>(memory));
+                attend(unit, tile, part);
+                if (!parts) merge(state(tile), part, lanes(unit, tile), width_);
+            }
+        }
+    }
+
+    // Results of a unit that was walked as a whole.
+    void finish(const Unit &unit) {
+        for (int tile = 0; tile < unit.tiles(); tile++) write(unit, tile, state(tile));
+    }
+
+    // The result of a tile of a unit whose splits several threads have computed.
+    void merge_parts(const Unit &unit, int tile, const uint8_t *parts) {
+        const Part total = state(0);
+        clear(total, width_);
+        for (int64_t i = 0; i < unit.splits(); i++) {
+            auto *memory = const_cast<uint8_t *>(parts) + (i * unit.tiles() + tile) * part_bytes(width_);
+            merge(total, Part(reinterpret_cast<float *>(memory)), lanes(unit, tile), width_);
+        }
+        write(unit, tile, total);
+    }
+
+  private:
+    static constexpr int64_t kScoreBytes = kSplit * kLanes * int64_t(sizeof(float));
+    static int64_t span_bytes(int width) { return 2 * kSpan * width * int64_t(sizeof(uint16_t)); }
+
+    static int lanes(const Unit &unit, int tile) { return int(std::min<int64_t>(unit.queries - tile * kLanes, kLanes)); }
+    uint8_t *query(int tile) const { return queries_ + tile * Products::query_bytes(width_); }
+    Part state(int tile) const { return Part(reinterpret_cast<float *>(states_ + tile * part_bytes(width_))); }
+
+    void pack_queries(const Unit &unit) {
+        std::memset(queries_, 0, unit.tiles() * Products::query_bytes(width_));
+        float *padded = scores_;
+        auto *rounded = reinterpret_cast<uint16_t *>(scores_ + width_);
+        std::fill(padded, padded + width_, 0.0f);
+        for (int64_t i = 0; i < unit.queries; i++) {
+            const float *q = job_.q + plan_.row(unit, i) * job_.stride + plan_.head(unit, i) * head_dim_;
+            std::copy(q, q + head_dim_, padded);
+            for (int d = 0; d < width_; d += kLanes) store_bf16(rounded + d, load(padded + d));
+            Products::pack_query(rounded, width_, int(i % kLanes), query(int(i / kLanes)));
+        }
+    }
+
+    // Finds the spans of a split that any row of the unit sees.
+    void fetch(const Unit &unit, const Context &context, int64_t position) {
+        num_spans_ = 0;
+        for (int64_t first = position; first < position + kSplit && first <= unit.high; first += kSpan) {
+            const uint32_t present = context.present(first);
+            uint32_t any = ~0u, every = ~0u;
+            if (!seen_by_all(unit, first)) {
+                any = 0;
+                for (int64_t row = plan_.row(unit, 0); row <= plan_.row(unit, unit.queries - 1); row++) {
+                    const uint32_t bits = visible(job_, row, first);
+                    any |= bits;
+                    every &= bits;
+                }
+            }
+            if (!(any & present)) continue;
+            Span &span = spans_[num_spans_];
+            span.first = first;
+            span.present = present;
+            span.whole = (every & present) == ~0u;
+            auto *copy = reinterpret_cast<uint16_t *>(copies_ + num_spans_ * span_bytes(width_));
+            place_span(context, head_dim_, width_, any & present, copy, span);
+            num_spans_++;
+        }
+    }
+
+    bool seen_by_all(const Unit &unit, int64_t first) const {
+        const bool near = job_.window <= 0 || first > unit.high - job_.window || first + kSpan <= job_.sink_tokens;
+        return first + kSpan - 1 <= unit.low && near && !job_.group->mask;
+    }
+
+    // One tile and the split that was fetched.
+    void attend(const Unit &unit, int tile, const Part &part) {
+        const F32 factor = all(job_.scale * kLog2E);
+        const int used = lanes(unit, tile);
+        F32 largest = all(kHidden), sum = zero();
+        int count = 0, seen_spans[kSpans];
+        for (int i = 0; i < num_spans_; i++) {
+            alignas(64) int32_t seen[kLanes] = {};
+            if (!spans_[i].whole && !look(unit, tile, spans_[i], seen)) continue;
+            float *scores = scores_ + count * kSpan * kLanes;
+            products_.scores(query(tile), spans_[i].keys, used, scores);
+            largest = spans_[i].whole ? scale_scores(scores, factor, largest) : scale_scores(scores, factor, largest, seen);
+            seen_spans[count++] = i;
+        }
+        const F32 base = finite(largest);
+        for (int i = 0; i < count; i++) sum = weigh(scores_ + i * kSpan * kLanes, base, sum);
+        products_.weighted_values(scores_, seen_spans, count, used, part.values);
+        store(part.largest, largest);
+        store(part.sum, sum);
+    }
+
+    // What each lane sees of a span. False: nothing.
+    bool look(const Unit &unit, int tile, const Span &span, int32_t *seen) const {
+        uint32_t any = 0;
+        for (int lane = 0; lane < lanes(unit, tile); lane++) {
+            const uint32_t bits = visible(job_, plan_.row(unit, tile * kLanes + lane), span.first) & span.present;
+            seen[lane] = int32_t(bits);
+            any |= bits;
+        }
+        return any != 0;
+    }
+
+    void write(const Unit &unit, int tile, const Part &part) {
+        alignas(64) float lse[kLanes];
+        store(lse, log_sum_exp(part));
+        for (int lane = 0; lane < lanes(unit, tile); lane++) {
+            const int64_t row = plan_.row(unit, tile * kLanes + lane), head = plan_.head(unit, tile * kLanes + lane);
+            const F32 sum = all(part.sum[lane] > 0 ? part.sum[lane] : 1.0f);
+            float *values = part.values + lane * width_;
+            for (int d = 0; d < width_; d += kLanes) store(values + d, load(values + d) / sum + zero());
+            std::copy(values, values + head_dim_, job_.out + row * job_.stride_out + head * head_dim_);
+            if (job_.lse) job_.lse[row * job_.stride_lse + head] = lse[lane];
+        }
+    }
+
+    const Attention &job_;
+    const Plan &plan_;
+    int head_dim_, width_;
+    uint8_t *queries_, *states_, *part_;
+    float *scores_;  // [256][16]
+    uint8_t *copies_;
+    Products products_;
+    Span spans_[kSpans];
+    int num_spans_ = 0;
+};
+
+}  // namespace
+
+void attention(const Attention &job, const Worker &worker) {
+    Plan plan(job, worker.threads);
+    const int width = (job.group->head_dim + kSpan - 1) / kSpan * kSpan;
+    const int64_t work = Walker::bytes(width, plan.tiles());
+    uint8_t *memory = worker.scratch(work + plan.max_units() * int64_t(sizeof(Unit)));
+    plan.lay_out(reinterpret_cast<Unit *>(memory + work));
+    Walker walker(job, plan, width, memory);
+    if (plan.claimed()) {
+        for (int64_t i = worker.claim(); i < plan.size(); i = worker.claim()) {
+            const Unit &unit = plan[plan.size() - 1 - i];  // later rows see more: long walks first
+            walker.walk(unit, 0, unit.splits(), nullptr);
+            walker.finish(unit);
+        }
+        return;
+    }
+    uint8_t *parts = plan.parts() ? worker.shared(plan.parts() * Walker::part_bytes(width)) : nullptr;
+    auto parts_of = [&](const Unit &unit) { return parts + unit.first_part * Walker::part_bytes(width); };
+    for (int64_t i = 0; i < plan.size(); i++) {
+        int64_t first, last;
+        plan.share(plan[i], worker.index, first, last);
+        if (first == last) continue;
+        const bool whole = plan[i].first_part < 0;
+        walker.walk(plan[i], first, last, whole ? nullptr : parts_of(plan[i]));
+        if (whole) walker.finish(plan[i]);
+    }
+    if (!parts) return;
+    worker.barrier();
+    int64_t number = 0;
+    for (int64_t i = 0; i < plan.size(); i++) {
+        if (plan[i].first_part < 0) continue;
+        for (int tile = 0; tile < plan[i].tiles(); tile++) {
+            if (number++ % worker.threads == worker.index) walker.merge_parts(plan[i], tile, parts_of(plan[i]));
+        }
+    }
 }
+
+}  // namespace tiercel::TIERCEL_LEVEL

@@ -2,7 +2,10 @@
 
 #pragma once
 
+#include <algorithm>
+
 #include "kernels.h"
+#include "packing.h"
 #include "simd.h"
 
 namespace tiercel::TIERCEL_LEVEL {
@@ -12,9 +15,36 @@ struct Panels {
     const tiercel_matrix &part;
     int64_t first, last;
     int64_t channel;
+    const uint8_t *next;  // what this thread reads after the run, to be prefetched; or null
+
+    const uint8_t *data(int64_t panel) const { return part.data + panel * panel_bytes(part.format, part.columns); }
+    // Where a panel's results stand, and how many they are: fewer than 16 in a part's last panel.
+    int64_t channel_of(int64_t panel) const { return channel + (panel - first) * kPanelRows; }
+    int64_t channels_of(int64_t panel) const { return std::min<int64_t>(kPanelRows, part.rows - panel * kPanelRows); }
 };
 
 void linear_bf16(const Linear &job, const Panels &panels, const Worker &worker);
 void linear_quantised(const Linear &job, const Panels &panels, const Worker &worker);  // any other format
+
+// Stores the sums of `count` channels of one row: (sum + bias) + residual.
+inline void finish(const Linear &job, int64_t row, int64_t channel, int64_t count, F32 sum) {
+    float *out = job.out + row * job.stride + channel;
+    const float *bias = job.bias ? job.bias + channel : nullptr;
+    const float *residual = job.residual ? job.residual + row * job.stride_residual + channel : nullptr;
+    if (count == kLanes) {
+        if (bias) sum = sum + load(bias);
+        if (residual) sum = sum + load(residual);
+        store(out, sum);
+        return;
+    }
+    float sums[kLanes];
+    store(sums, sum);
+    for (int64_t i = 0; i < count; i++) {
+        float value = sums[i];
+        if (bias) value += bias[i];
+        if (residual) value += residual[i];
+        out[i] = value;
+    }
+}
 
 }  // namespace tiercel::TIERCEL_LEVEL

@@ -2,19 +2,22 @@
 //
 // Rows (a product's output channels) are cut into panels of 16; the last is filled up with zeros. A panel is one run of bytes
 // in the order in which a product reads it, so that lane i of a vector belongs to row i of the panel and no sum ever crosses
-// lanes. Columns are cut into groups; K is the column count, rounded up to a whole group with zeros.
+// lanes. Columns are cut into groups; the last is filled up with zeros. F32 matrices are not cut: they are plain row-major.
 //
-//   BF16   groups of 32 columns, 1024 bytes: [16 column pairs][16 rows][2] bf16, which is also a tile of the matrix units.
-//   Q8_0   groups of 32 columns: [16 rows] fp16 scale, [8 column quads][16 rows][4] uint8 = value + 128
-//   Q4_0   groups of 32: [16] fp16 scale, nibbles: byte (j, row, i) of [4][16 rows][4] holds column 4j + i in its low and
-//          column 16 + 4j + i in its high half; value = nibble - 8
+//   BF16   groups of 32 columns: [16 column pairs][16 rows][2] bf16, which is also a tile of the matrix units.
+//   Q8_0   groups of 64 columns, two blocks of the file: [2][16 rows] fp16 scale, [2][8 column quads][16 rows][4] uint8 =
+//          value + 128
+//   Q4_0   groups of 64: [2][16] fp16 scale, [2] nibbles: byte (j, row, i) of [4][16 rows][4] holds column 4j + i in its low
+//          and column 16 + 4j + i in its high half; value = scale * (nibble - 8)
 //   Q4_1   groups of 32: [16] fp16 scale, [16] fp16 minimum, nibbles; value = scale * nibble + minimum
-//   Q5_0   groups of 32: [16] fp16 scale, nibbles, [16 rows] uint32: bit c is the fifth bit of column c; value = q - 16
-//   Q4_K   superblocks of 256: [16] fp16 d, [16] fp16 dmin, then for each of 8 groups of 32: [16] uint8 scale, [16] uint8 min,
-//          nibbles; value = d * scale * nibble - dmin * min
-//   Q6_K   superblocks of 256: [16] fp16 d, then for each of 8 groups of 32: [2][16] int8 scales (of 16 columns each), low
-//          nibbles, high bits: byte (j, row, i) of [2][16 rows][4] holds bits 4-5 of columns 4j+i, 8+4j+i, 16+4j+i, 24+4j+i;
+//   Q5_0   groups of 64: [2][16] fp16 scale, [2] of nibbles and [16 rows][4] uint8, where bit j of byte (row, i) is the fifth
+//          bit of column 4j + i; value = scale * (q - 16)
+//   Q4_K   groups of 256: [16] fp16 d, [16] fp16 dmin, [8][2][16] uint8 scale and min, [8] nibbles;
+//          value = d * scale * nibble - dmin * min
+//   Q6_K   groups of 256: [16] fp16 d, 32 bytes of nothing, [8][2][16] int8 scales (of 16 columns each), [8] of nibbles and
+//          [2][16 rows][4] uint8: byte (j, row, i) holds bits 4-5 of columns 4j + i, 8 + 4j + i, 16 + 4j + i, 24 + 4j + i;
 //          value = d * scale * (q - 32)
+// Every run that a vector reads starts at a multiple of its size, and groups at multiples of 64 bytes.
 // (Formats of files: https://github.com/ggml-org/ggml, ggml-common.h.)
 
 #pragma once
@@ -38,12 +41,12 @@ struct GroupShape {
 inline GroupShape group_shape(int32_t format) {
     switch (format) {
         case TIERCEL_BF16: return {32, 1024};
-        case TIERCEL_Q8_0: return {32, 32 + 512};
-        case TIERCEL_Q4_0: return {32, 32 + 256};
+        case TIERCEL_Q8_0: return {64, 64 + 2 * 512};
+        case TIERCEL_Q4_0: return {64, 64 + 2 * 256};
         case TIERCEL_Q4_1: return {32, 64 + 256};
-        case TIERCEL_Q5_0: return {32, 32 + 256 + 64};
-        case TIERCEL_Q4_K: return {256, 64 + 8 * (32 + 256)};
-        case TIERCEL_Q6_K: return {256, 32 + 8 * (32 + 256 + 128)};
+        case TIERCEL_Q5_0: return {64, 64 + 2 * (256 + 64)};
+        case TIERCEL_Q4_K: return {256, 64 + 256 + 8 * 256};
+        case TIERCEL_Q6_K: return {256, 64 + 256 + 8 * (256 + 128)};
         default: return {0, 0};
     }
 }

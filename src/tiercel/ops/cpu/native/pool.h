@@ -22,12 +22,14 @@ class Team {
     int32_t level() const;
 
     // Calls run(context, worker) once on every thread and returns when all have. `worker.counter` is null: who needs counters
-    // makes a Worker with one. Denormals are flushed in all threads for the time of the call, and the tiles configured at AMX.
+    // makes a Worker with one. Denormals are flushed in all threads for the time of the call. Tiles are left as they are: a
+    // kernel that uses them configures and releases them itself (tile.h). In a forked child the first call starts new threads.
     void run(void (*run)(void *context, const Worker &worker), void *context);
 
-    void barrier(int32_t index);
+    // What `Worker` offers; see there.
+    void barrier();
     uint8_t *scratch(int32_t index, int64_t bytes);
-    uint8_t *shared(int64_t bytes, const Worker &worker);
+    uint8_t *shared(int32_t index, int64_t bytes);
 
   private:
     struct State;

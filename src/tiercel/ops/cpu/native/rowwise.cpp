@@ -1,10 +1,125 @@
-#include "kernels.h"
-#include "linear.h"
+// Norms, activations and copies: kernels that read little and end in `emit`.
+//
+// Order of arithmetic, per lane one rounding per operation and nothing fused:
+//   rms_norm   squares are added in 16 lanes (channel c in lane c % 16, channels ascending, from +0), then over lanes by `sum`;
+//              inverse = 1 / sqrt(total / size + eps); result = (x * inverse) * weight
+//   silu_mul   e = exp2(gate * -log2(e)); result = (gate / (1 + e)) * up
+//   add        a + b
+//
+// A norm needs whole rows, so rows are dealt out. The others deal out groups of 32 channels, which are whole in every form that
+// a result can take: a decode step of one row keeps all threads busy.
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "activations.h"
+#include "emit.h"
+#include "unpack.h"
+
 namespace tiercel::TIERCEL_LEVEL {
-void rms_norm(const RmsNorm &, const Worker &) {}
-void silu_mul(const SiluMul &, const Worker &) {}
-void add(const Add &, const Worker &) {}
-void convert(const Convert &, const Worker &) {}
-void embedding(const Embedding &, const Worker &) {}
-void rope(const Rope &, const Worker &) {}
+namespace {
+
+constexpr int64_t kGroup = 32;
+
+// out[i] = f(a[i], b[i]) for `count` values, 16 at a time; the last few go through arrays of their own. out may be a or b.
+template <typename F> void combine(const float *a, const float *b, float *out, int64_t count, F f) {
+    const int64_t whole = count / kLanes * kLanes;
+    for (int64_t i = 0; i < whole; i += kLanes) store(out + i, f(load(a + i), load(b + i)));
+    if (whole == count) return;
+    float tail_a[kLanes] = {}, tail_b[kLanes] = {};
+    const size_t bytes = (count - whole) * sizeof(float);
+    std::memcpy(tail_a, a + whole, bytes);
+    std::memcpy(tail_b, b + whole, bytes);
+    store(tail_a, f(load(tail_a), load(tail_b)));
+    std::memcpy(out + whole, tail_a, bytes);
 }
+
+float sum_of_squares(const float *x, int64_t count) {
+    const int64_t whole = count / kLanes * kLanes;
+    F32 total = zero();
+    for (int64_t i = 0; i < whole; i += kLanes) total = total + load(x + i) * load(x + i);
+    if (whole < count) {
+        float tail[kLanes] = {};
+        std::memcpy(tail, x + whole, (count - whole) * sizeof(float));
+        total = total + load(tail) * load(tail);
+    }
+    return sum(total);
+}
+
+// Where a row's float32 values are computed: in the result itself, or in the thread's own memory if nobody wants them.
+float *row_of(const Result &out, int64_t index, int64_t channels, const Worker &worker) {
+    if (out.f32) return out.f32 + index * out.stride;
+    return reinterpret_cast<float *>(worker.scratch(channels * int64_t(sizeof(float))));
+}
+
+// Calls part(row, first, last) for this thread's share of [rows, channels], in whole groups of channels.
+template <typename F> void share_groups(int64_t rows, int64_t channels, const Worker &worker, F part) {
+    const int64_t groups = padded_channels(channels) / kGroup;
+    int64_t next, end;
+    worker.share(rows * groups, next, end);
+    while (next < end) {
+        const int64_t row = next / groups, start = row * groups;
+        const int64_t stop = std::min(end, start + groups);
+        part(row, (next - start) * kGroup, std::min((stop - start) * kGroup, channels));
+        next = stop;
+    }
+}
+
+// result = f(a, b), by elements.
+template <typename F>
+void elementwise(const float *a, int64_t stride_a, const float *b, int64_t stride_b, int64_t rows, int64_t channels,
+                 const Result &out, const Worker &worker, F f) {
+    share_groups(rows, channels, worker, [&](int64_t index, int64_t first, int64_t last) {
+        float *row = row_of(out, index, channels, worker);
+        combine(a + index * stride_a + first, b + index * stride_b + first, row + first, last - first, f);
+        emit_part(row, channels, first, last, index, out);
+    });
+}
+
+}  // namespace
+
+void rms_norm(const RmsNorm &job, const Worker &worker) {
+    int64_t first, last;
+    worker.share(job.rows, first, last);
+    for (int64_t index = first; index < last; index++) {
+        const float *x = job.x + index * job.stride;
+        float *row = row_of(job.out, index, job.channels, worker);
+        for (int64_t at = 0; at < job.channels; at += job.size) {
+            const float mean = sum_of_squares(x + at, job.size) / static_cast<float>(job.size);
+            const F32 inverse = all(1.0f / std::sqrt(mean + job.eps));
+            combine(x + at, job.weight, row + at, job.size, [&](F32 value, F32 weight) { return value * inverse * weight; });
+        }
+        emit(row, job.channels, index, job.out);
+    }
+}
+
+void silu_mul(const SiluMul &job, const Worker &worker) {
+    elementwise(job.gate, job.stride_gate, job.up, job.stride_up, job.rows, job.channels, job.out, worker,
+                [](F32 gate, F32 up) { return gate / (all(1.0f) + exp2(gate * all(-kLog2E))) * up; });
+}
+
+void add(const Add &job, const Worker &worker) {
+    elementwise(job.a, job.stride_a, job.b, job.stride_b, job.rows, job.channels, job.out, worker,
+                [](F32 a, F32 b) { return a + b; });
+}
+
+void convert(const Convert &job, const Worker &worker) {
+    share_groups(job.rows, job.channels, worker, [&](int64_t index, int64_t first, int64_t last) {
+        const int64_t from = job.ids ? job.ids[index] : index;
+        emit_part(job.x + from * job.stride, job.channels, first, last, index, job.out);
+    });
+}
+
+void embedding(const Embedding &job, const Worker &worker) {
+    int64_t first, last;
+    worker.share(job.rows, first, last);
+    const int64_t channels = job.table->columns;
+    for (int64_t index = first; index < last; index++) {
+        float *row = row_of(job.out, index, channels, worker);
+        unpack_row(*job.table, job.token_ids[index], row);
+        emit(row, channels, index, job.out);
+    }
+}
+
+}  // namespace tiercel::TIERCEL_LEVEL

@@ -31,7 +31,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from tiercel.ops.reference.philox import philox4x32
+from tiercel.ops.philox import philox4x32
 from tiercel.types import SamplingBatch, StepOutput
 
 Float32 = npt.NDArray[np.float32]

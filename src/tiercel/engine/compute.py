@@ -1,0 +1,65 @@
+"""Resolves what computes: back end, formats, instruction set, threads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from tiercel.config import EngineConfig
+from tiercel.ops import Ops, load_ops, native_reason
+from tiercel.platforms import Platform
+from tiercel.types import InvalidInput, KVFormat, ModelConfig, Weight
+
+_BYTES_PER_VALUE = {"float32": 4.0, "bf16": 2.0, "int8": 34 / 32, "int4": 20 / 32}  # of a matrix
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What computes. why_not_native: one line for the user where the native back end would be chosen but is not there."""
+
+    backend: str
+    dtype: str
+    kv_dtype: KVFormat
+    isa: str
+    threads: int
+    why_not_native: str = ""
+
+    def load(self) -> Ops:
+        return load_ops(self.backend, threads=self.threads, dtype=self.dtype, isa=self.isa)
+
+    def weight_bytes(self, weights: Mapping[str, Weight]) -> int:
+        """About what the weights take in memory."""
+        return sum(self._bytes_of(weight) for weight in weights.values())
+
+    def _bytes_of(self, weight: Weight) -> int:
+        if self.dtype == "stored":
+            return min(weight.data.nbytes, 2 * prod(weight.shape))
+        return int(_BYTES_PER_VALUE[self.dtype] * prod(weight.shape))
+
+
+def resolve_compute(config: EngineConfig, model: ModelConfig, platform: Platform) -> Compute:
+    """Auto means native unless something asks for float32 or the machine has no way. Raises InvalidInput for what cannot be."""
+    backend, reason = config.backend, ""
+    if backend == "auto":
+        wants_float32 = config.dtype in ("auto", "float32") or config.kv_dtype == "float32"
+        reason = "" if wants_float32 else _why_not_native(model)
+        backend = "reference" if wants_float32 or reason else "cpu"
+    threads = platform.cores if config.threads == "auto" else config.threads
+    if backend == "reference":
+        if config.dtype not in ("auto", "float32") and not reason:
+            raise InvalidInput("dtype", f"the reference back end computes in float32 only, not in {config.dtype}")
+        if reason and config.dtype not in ("auto", "float32"):
+            raise InvalidInput("dtype", f"{config.dtype} needs the native back end, and {reason}")
+        kv_dtype: KVFormat = "float32" if config.kv_dtype == "auto" else config.kv_dtype
+        return Compute("reference", "float32", kv_dtype, "auto", threads, reason)
+    if config.dtype == "float32":
+        raise InvalidInput("dtype", "the cpu back end computes products in bf16 or int8: choose backend reference for float32")
+    if config.kv_dtype == "float32":
+        raise InvalidInput("kv_dtype", "the cpu back end keeps KV in bfloat16: choose backend reference for float32")
+    return Compute("cpu", "stored" if config.dtype == "auto" else config.dtype, "bfloat16", config.isa, threads)
+
+
+def _why_not_native(model: ModelConfig) -> str:
+    """Why a model cannot run on the native back end here; empty if it can."""
+    if model.head_dim % 32 or model.head_dim > 256:
+        return f"the native back end takes heads of 32, 64, ... 256 channels and this model has {model.head_dim}"
+    return native_reason()

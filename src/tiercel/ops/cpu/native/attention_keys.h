@@ -1,0 +1,104 @@
+// The keys and values of a context in spans of 32 positions, and who sees them.
+
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace tiercel::TIERCEL_LEVEL {
+
+constexpr int kSplit = 256;  // positions that are summed on their own before they are merged
+constexpr int kSpan = 32;    // positions of one product
+constexpr int kSpans = kSplit / kSpan;
+
+inline uint32_t below(int64_t count) { return count <= 0 ? 0 : count >= kSpan ? ~0u : (1u << count) - 1; }
+
+// Which of the positions first .. first + 31 a row's mask hides. Positions past the mask are hidden.
+inline uint32_t masked(const tiercel_group &group, int64_t row, int64_t first) {
+    const uint8_t *mask = group.mask + row * group.mask_columns + first;
+    const int64_t columns = std::clamp<int64_t>(group.mask_columns - first, 0, kSpan);
+    uint32_t bits = ~below(columns);
+    for (int64_t i = 0; i < columns; i++) bits |= uint32_t(mask[i] != 0) << i;
+    return bits;
+}
+
+// Which of the positions first .. first + 31 a row sees, if they are there.
+inline uint32_t visible(const Attention &job, int64_t row, int64_t first) {
+    const int64_t end = job.group->q_positions[row] + int64_t(1);
+    uint32_t bits = below(end - first);
+    if (job.window > 0) bits &= ~below(end - job.window - first) | below(job.sink_tokens - first);
+    if (job.group->mask) bits &= ~masked(*job.group, row, first);
+    return bits;
+}
+
+// What one request stores for one kv head of the job's layer.
+class Context {
+  public:
+    Context(const Attention &job, int32_t request, int32_t kv_head)
+        : group_(*job.group), blocks_(group_.block_tables + int64_t(request) * group_.max_blocks) {
+        const int64_t segment = int64_t(group_.block_tokens) * group_.head_dim * int64_t(sizeof(uint16_t));
+        keys_ = (int64_t(job.layer) * 2 * group_.num_kv_heads + kv_head) * segment;
+        values_ = keys_ + group_.num_kv_heads * segment;
+        end_ = std::min<int64_t>(group_.lengths[request], int64_t(group_.max_blocks) * group_.block_tokens);
+    }
+
+    const uint16_t *key(int64_t position) const { return row(position, keys_); }
+    const uint16_t *value(int64_t position) const { return row(position, values_); }
+
+    // Which of the positions first .. first + 31 have a block.
+    uint32_t present(int64_t first) const {
+        uint32_t bits = below(end_ - first);
+        for (int64_t at = first; at < std::min(first + kSpan, end_);) {
+            const int64_t block = at / group_.block_tokens, next = (block + 1) * group_.block_tokens;
+            if (blocks_[block] < 0) bits &= ~(below(next - at) << (at - first));
+            at = next;
+        }
+        return bits;
+    }
+
+    bool in_one_block(int64_t first) const {
+        return first / group_.block_tokens == (first + kSpan - 1) / group_.block_tokens;
+    }
+
+  private:
+    const uint16_t *row(int64_t position, int64_t segment) const {
+        const int64_t block = blocks_[position / group_.block_tokens], offset = position % group_.block_tokens;
+        const uint8_t *run = group_.arena + block * group_.block_bytes + segment;
+        return reinterpret_cast<const uint16_t *>(run) + offset * group_.head_dim;
+    }
+
+    const tiercel_group &group_;
+    const int32_t *blocks_;
+    int64_t keys_, values_, end_;
+};
+
+// 32 positions of a context. width: head_dim, rounded up to a multiple of 32; what is added is zero.
+struct Span {
+    const uint16_t *keys, *values;  // bf16 [32, width]
+    int64_t first;
+    uint32_t present;
+    bool whole;  // every row sees every position
+};
+
+// The span as it lies in the arena, or, where that will not do, copied: rows of `seen` positions only, zeros elsewhere. Memory
+// that nobody sees may never have been written and hold anything, and 0 * nan is not 0.
+inline void place_span(const Context &context, int head_dim, int width, uint32_t seen, uint16_t *copy, Span &span) {
+    if (seen == ~0u && width == head_dim && context.in_one_block(span.first)) {
+        span.keys = context.key(span.first);
+        span.values = context.value(span.first);
+        return;
+    }
+    span.keys = copy;
+    span.values = copy + kSpan * width;
+    std::memset(copy, 0, sizeof(uint16_t) * 2 * kSpan * width);
+    for (int i = 0; i < kSpan; i++) {
+        if (!(seen >> i & 1)) continue;
+        std::memcpy(copy + i * width, context.key(span.first + i), sizeof(uint16_t) * head_dim);
+        std::memcpy(copy + (kSpan + i) * width, context.value(span.first + i), sizeof(uint16_t) * head_dim);
+    }
+}
+
+}  // namespace tiercel::TIERCEL_LEVEL

@@ -1,0 +1,91 @@
+// Writes a finished row in the forms that its readers want; the last step of every kernel that can be followed by a product.
+//
+// bf16: each value to nearest even; NaN stays NaN.
+// q8, per group of 32 channels (the last filled up with zeros): scale = largest magnitude / 127, integers = x / scale to nearest
+// even. A scale that would be smaller than the smallest normal float32 is 0, with zeros as integers: the group counts as zero.
+// A group that holds an infinity or NaN has a NaN scale and zeros as integers: whatever is computed from it is NaN.
+
+#pragma once
+
+#include <bit>
+#include <cfloat>
+
+#include "activations.h"
+#include "kernels.h"
+#include "simd.h"
+
+namespace tiercel::TIERCEL_LEVEL {
+
+// The largest lane of values >= 0, compared as integers: so NaN is above infinity, and infinity above all else.
+inline int32_t largest(I32 a) {
+    alignas(64) int32_t lanes[kLanes];
+    store(lanes, a);
+    __m256i eight = _mm256_max_epi32(*reinterpret_cast<const __m256i *>(lanes), *reinterpret_cast<const __m256i *>(lanes + 8));
+    __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+}
+
+// One group of 32 values, the group that begins at channel `at`.
+inline void quantise_group(F32 a, F32 b, const Q8Row &row, int64_t at) {
+    I32 bits_a = as_int(abs(a)), bits_b = as_int(abs(b));
+    float magnitude = std::bit_cast<float>(largest(choose(less(bits_a, bits_b), bits_b, bits_a)));
+    float scale = magnitude / 127.0f;
+    bool finite = magnitude <= FLT_MAX;
+    if (finite && scale >= FLT_MIN) {
+        a = round(a / all(scale));
+        b = round(b / all(scale));
+    } else {
+        scale = finite ? 0.0f : std::bit_cast<float>(0x7fc00000);
+        a = b = zero();
+    }
+    int8_t *values = const_cast<int8_t *>(row.values) + at;
+    int16_t *sums = const_cast<int16_t *>(row.sums) + at / 16;
+    float sum_a = sum(a), sum_b = sum(b);  // exact: whole numbers far below 2^24
+    store_s8(values, to_int(a));
+    store_s8(values + kLanes, to_int(b));
+    sums[0] = static_cast<int16_t>(sum_a);
+    sums[1] = static_cast<int16_t>(sum_b);
+    const_cast<float *>(row.scales)[at / 32] = scale;
+    const_cast<float *>(row.scaled_sums)[at / 32] = scale * (sum_a + sum_b);
+}
+
+// Channels first .. last - 1 of row `index` of the result: whole groups of 32, but for the row's end. row: [channels] float32,
+// which may be the result's own float32 row; nothing else of it is read.
+inline void emit_part(const float *row, int64_t channels, int64_t first, int64_t last, int64_t index, const Result &out) {
+    const int64_t whole = last / 32 * 32;
+    float *f32 = out.f32 ? out.f32 + index * out.stride : nullptr;
+    if (f32 == row) f32 = nullptr;
+    uint16_t *bf16 = out.bf16 ? out.bf16 + index * out.stride_bf16 : nullptr;
+    uint8_t *q8 = out.q8 ? out.q8 + index * out.stride_q8 : nullptr;
+
+    auto group = [&](const float *from, int64_t at) {
+        F32 a = load(from), b = load(from + kLanes);
+        if (bf16) {
+            store_bf16(bf16 + at, a);
+            store_bf16(bf16 + at + kLanes, b);
+        }
+        if (q8) quantise_group(a, b, Q8Row(q8, channels), at);
+    };
+    for (int64_t at = first; at < whole; at += 32) {
+        group(row + at, at);
+        if (f32) {
+            store(f32 + at, load(row + at));
+            store(f32 + at + kLanes, load(row + at + kLanes));
+        }
+    }
+    if (whole == last) return;
+    float tail[32] = {};
+    for (int64_t at = whole; at < last; at++) {
+        tail[at - whole] = row[at];
+        if (f32) f32[at] = row[at];
+    }
+    group(tail, whole);
+}
+
+// All of row `index` of the result.
+inline void emit(const float *row, int64_t channels, int64_t index, const Result &out) {
+    emit_part(row, channels, 0, channels, index, out);
+}
+
+}  // namespace tiercel::TIERCEL_LEVEL
