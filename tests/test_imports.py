@@ -46,7 +46,7 @@ ONLY: dict[str, tuple[str, ...]] = {
 # A library is imported in the places that are about it, and nowhere else. "" = everywhere.
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "numpy": ("",),
-    "blake3": ("kv", "models"),
+    "blake3": ("kv", "models", "ops/cpu/saved.py"),
     "fastapi": ("server",),
     "huggingface_hub": ("models/resolve.py",),
     "jinja2": ("models",),

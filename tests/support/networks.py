@@ -1,7 +1,7 @@
 """Tiny random networks of every architecture: transformers' model, and the same weights and settings in our terms."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -11,9 +11,8 @@ import transformers
 from tests.support.steps import PagedContexts
 from tiercel.models.build import build_model
 from tiercel.models.groups import kv_groups
-from tiercel.models.registry import Model
-from tiercel.ops import Ops
-from tiercel.types import FORMATS, KVGroup, KVLayout, ModelConfig, RopeConfig, Weight
+from tiercel.ops import Forward, Ops
+from tiercel.types import FORMATS, KVFormat, KVGroup, KVLayout, ModelConfig, RopeConfig, Weight
 
 VOCAB = 101
 MAX_POSITION = 512
@@ -165,20 +164,34 @@ def expected_logits(network: Network, token_ids: tuple[int, ...]) -> np.ndarray:
         return oracle(network)(torch.tensor([token_ids])).logits[0].numpy()
 
 
-def groups(config: ModelConfig, block_tokens: int = 64) -> list[KVGroup]:
+def groups(config: ModelConfig, block_tokens: int = 64, kv_format: KVFormat = "float32") -> list[KVGroup]:
     """The KV groups of a configuration with their layouts."""
     return [
-        KVGroup(KVLayout(spec.layers, config.num_kv_heads, config.head_dim, block_tokens=block_tokens), spec.window)
+        KVGroup(KVLayout(spec.layers, config.num_kv_heads, config.head_dim, kv_format, block_tokens), spec.window)
         for spec in kv_groups(config)
     ]
+
+
+def widened(network: Network) -> Network:
+    """The network with heads of 32 channels, the least that native kernels take."""
+    queries, kv, _ = network.heads
+    return replace(network, heads=(queries, kv, 32), rope=replace(network.rope, head_dim=32))
 
 
 class Run:
     """A model on a back end with contexts of its own."""
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Weight], ops: Ops, *, seed: int = 0) -> None:
-        self.model: Model = build_model(config, weights, ops)
-        self.start(groups(config), ops, seed)
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Weight],
+        ops: Ops,
+        *,
+        seed: int = 0,
+        kv_format: KVFormat = "float32",
+    ) -> None:
+        self.model: Forward = build_model(config, weights, ops)
+        self.start(groups(config, kv_format=kv_format), ops, seed)
 
     def start(self, groups: Sequence[KVGroup], ops: Ops, seed: int = 0) -> None:
         """Forgets all contexts."""

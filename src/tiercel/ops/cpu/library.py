@@ -2,7 +2,7 @@
 
 import ctypes
 import importlib.machinery
-from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_double, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -121,15 +121,28 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
 }
 
 
+def library_path() -> Path:
+    """The library of this installation, or the one that was named instead. Raises ModelError saying why there is none."""
+    named = native_library()
+    if named is not None:
+        return named
+    folder = Path(__file__).parent
+    names = (f"_native{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
+    for path in (folder / name for name in names):
+        if path.is_file():
+            return path
+    note = folder / "native_missing.txt"  # left by setup.py
+    why = note.read_text().strip() if note.is_file() else "tiercel was not installed by its own build"
+    raise ModelError(
+        f"the native kernels were not built ({why}); they take a C++20 compiler (g++ 11, clang 14 or newer) when tiercel is "
+        "installed, and the reference back end is several times slower"
+    )
+
+
 @cache
-def load_library(path: Path | None = None) -> ctypes.CDLL:
-    """The library of this installation, or the one at `path`. Raises ModelError saying why there is none."""
-    path = path or native_library() or _installed()
-    if path is None:
-        raise ModelError(
-            "the native back end was not built: it takes Linux on x86-64 and a C++20 compiler (g++ 11 or clang 14, or newer) "
-            "when tiercel is installed; the reference back end works without, several times slower"
-        )
+def load_library() -> ctypes.CDLL:
+    """Raises ModelError saying why there is no library that works."""
+    path = library_path()
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
@@ -140,12 +153,6 @@ def load_library(path: Path | None = None) -> ctypes.CDLL:
     if library.tiercel_abi() != ABI:
         raise ModelError(f"{path} belongs to another version of tiercel: install tiercel again")
     return library
-
-
-def _installed() -> Path | None:
-    folder = Path(__file__).parent
-    names = (f"_native{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
-    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def best_level() -> str:

@@ -1,25 +1,28 @@
 """A plan in a file: packed weights with their program, so that a later start maps both.
 
-The file: magic, length of the header, header (JSON: what the file holds and where), instructions, matrices; every array starts
-at a multiple of 4096 bytes. Weights are used where they lie in the page cache. A file that is not whole, or of another version,
-counts as none: files are written beside their name and renamed when they are complete.
+The file: magic, BLAKE3 of all that follows, length of the header, header (JSON: what the file holds), then instructions and
+matrices, each from a multiple of 4096 bytes on. Weights are used where they lie in the page cache. Every byte is checked when a
+file is opened, which also brings it there; one that is damaged, cut short, or made by other code counts as none.
 """
 
 import json
 import os
 import tempfile
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from blake3 import blake3
 
-from tiercel.ops.cpu.library import ABI, INSTRUCTION
+from tiercel.ops.cpu.library import INSTRUCTION, library_path
 from tiercel.ops.cpu.packing import Matrix, Packed
 from tiercel.ops.cpu.plan import BufferSpec, Place, Plan
 
-VERSION = 1
 _MAGIC = b"tiercel program\n"
+_CHECKED = len(_MAGIC) + 32  # where the checked part starts
+_HEADER = _CHECKED + 8
 _PAGE = 4096
 
 
@@ -29,7 +32,7 @@ def save(plan: Plan, path: Path) -> None:
     arrays += [matrix.data for packed in plan.constants for matrix in packed.matrices]
     header = json.dumps(
         {
-            "version": [VERSION, ABI, INSTRUCTION.itemsize],
+            "code": _code(),
             "sizes": [array.nbytes for array in arrays],
             "constants": [
                 [packed.interleaved, [[matrix.format, matrix.rows, matrix.columns] for matrix in packed.matrices]]
@@ -42,12 +45,16 @@ def save(plan: Plan, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_MAGIC + len(header).to_bytes(8, "little") + header)
+        with os.fdopen(descriptor, "w+b") as file:
+            file.write(_MAGIC + bytes(32) + len(header).to_bytes(8, "little") + header)
             for array in arrays:
                 file.seek(_next_page(file.tell()))
                 file.write(array.data)
             file.truncate(_next_page(file.tell()))
+            file.flush()
+            digest = _digest(np.memmap(file, np.uint8, mode="r"))
+            file.seek(len(_MAGIC))
+            file.write(digest)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -58,28 +65,22 @@ def save(plan: Plan, path: Path) -> None:
 
 
 def load(path: Path) -> Plan | None:
-    """The plan of a file, with weights mapped; None if there is none that this version can use."""
+    """The plan of a file, with weights mapped; None if there is none that this code can use."""
     try:
         data = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
     except (OSError, ValueError):  # ValueError: an empty file
         return None
-    start = len(_MAGIC) + 8
-    if bytes(data[: len(_MAGIC)]) != _MAGIC:
+    if len(data) < _HEADER or bytes(data[: len(_MAGIC)]) != _MAGIC or bytes(data[len(_MAGIC) : _CHECKED]) != _digest(data):
         return None
-    end = start + int.from_bytes(bytes(data[len(_MAGIC) : start]), "little")
-    try:
-        header = json.loads(bytes(data[start:end]))
-    except ValueError:
-        return None
-    if header["version"] != [VERSION, ABI, INSTRUCTION.itemsize]:
+    end = _HEADER + int.from_bytes(bytes(data[_CHECKED:_HEADER]), "little")
+    header = json.loads(bytes(data[_HEADER:end]))
+    if header["code"] != _code():
         return None
     arrays: list[npt.NDArray[np.uint8]] = []
     for size in header["sizes"]:
-        end = _next_page(end)
-        arrays.append(data[end : end + size])
-        end += size
-    if _next_page(end) != len(data):
-        return None
+        start = _next_page(end)
+        end = start + size
+        arrays.append(data[start:end])
     matrices = iter(arrays[1:])
     return Plan(
         arrays[0].view(INSTRUCTION),
@@ -90,6 +91,21 @@ def load(path: Path) -> Plan | None:
         tuple(BufferSpec(*spec) for spec in header["buffers"]),
         tuple(Place(*place) for place in header["results"]),
     )
+
+
+def _digest(data: npt.NDArray[np.uint8]) -> bytes:
+    return blake3(data[_CHECKED:].data, max_threads=blake3.AUTO).digest()
+
+
+@cache
+def _code() -> str:
+    """Digest of the code that a plan comes from: descriptions of models, their lowering, the library that packs."""
+    package = Path(__file__).parents[2]
+    hasher = blake3()
+    for file in sorted(file for folder in ("layers", "models", "ops") for file in (package / folder).glob("**/*.py")):
+        hasher.update(file.read_bytes())
+    hasher.update(library_path().read_bytes())
+    return hasher.hexdigest()
 
 
 def _next_page(offset: int) -> int:

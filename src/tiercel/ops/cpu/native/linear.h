@@ -15,7 +15,6 @@ struct Panels {
     const tiercel_matrix &part;
     int64_t first, last;
     int64_t channel;
-    const uint8_t *next;  // what this thread reads after the run, to be prefetched; or null
 
     const uint8_t *data(int64_t panel) const { return part.data + panel * panel_bytes(part.format, part.columns); }
     // Where a panel's results stand, and how many they are: fewer than 16 in a part's last panel.

@@ -1,5 +1,166 @@
-#include "kernels.h"
+// Products of bf16 activations and BF16 panels.
+//
+// The order of arithmetic, for each row and output channel (it is that of TDPBF16PS, so tiles and lanes give the same bits):
+// for each group of 32 columns, e = fma(x[2j], w[2j], e) and o = fma(x[2j + 1], w[2j + 1], o) for j = 0 .. 15, both from zero;
+// then sum = sum + (e + o). Groups in order, sum from zero.
+
 #include "linear.h"
+
+#include "activations.h"
+#ifdef __AMX_BF16__
+#include "tile.h"
+#endif
+
 namespace tiercel::TIERCEL_LEVEL {
-void linear_bf16(const Linear &, const Panels &, const Worker &) {}
+namespace {
+
+constexpr int64_t kGroup = 32;
+constexpr int64_t kGroupBytes = 1024;
+
+constexpr int64_t kAhead = 2048;  // bytes from what is read to what is fetched: two groups of 16 rows at the speed of memory
+
+inline void fetch_group(const uint8_t *weights) {
+    for (int64_t line = 0; line < kGroupBytes; line += 64) _mm_prefetch(weights + kAhead + line, _MM_HINT_T0);
 }
+
+#ifndef __AMX_BF16__
+// By lanes: lane i is output channel i of the panel.
+
+#ifdef __AVX512F__
+constexpr int kRows = 8;  // two chains of each row are held in registers
+#else
+constexpr int kRows = 2;
+#endif
+constexpr int64_t kRowsAtOnce = 32;  // rows whose sums stay in the first cache while a panel streams by
+
+// x of some rows as float32 [groups][rows][32].
+void widen(const Linear &job, int64_t first, int64_t rows, int64_t groups, float *x) {
+    for (int64_t row = 0; row < rows; row++) {
+        const uint16_t *in = job.x_bf16 + (first + row) * job.stride_bf16;
+        for (int64_t group = 0; group < groups; group++) {
+            float *out = x + (group * rows + row) * kGroup;
+            for (int64_t i = 0; i < kGroup; i += kLanes) store(out + i, load_bf16(in + group * kGroup + i));
+        }
+    }
+}
+
+// Adds one group of columns to the sums of `rows` rows. x: [rows][32].
+template <int rows> inline void add_group(const uint8_t *weights, const float *x, F32 *sums) {
+    F32 even[rows], odd[rows];
+    for (int row = 0; row < rows; row++) even[row] = odd[row] = zero();
+#pragma GCC unroll 16
+    for (int j = 0; j < 16; j++) {
+        const I32 pair = load(reinterpret_cast<const int32_t *>(weights + j * 64));
+        const F32 w_even = as_float(shift_left<16>(pair)), w_odd = as_float(pair & all(int32_t(0xffff0000)));
+#pragma GCC unroll 8
+        for (int row = 0; row < rows; row++) {
+            even[row] = fma(all(x[row * kGroup + 2 * j]), w_even, even[row]);
+            odd[row] = fma(all(x[row * kGroup + 2 * j + 1]), w_odd, odd[row]);
+        }
+    }
+    for (int row = 0; row < rows; row++) sums[row] = sums[row] + (even[row] + odd[row]);
+}
+
+template <int rows = kRows - 1> inline void add_group_of_last_rows(int count, const uint8_t *weights, const float *x, F32 *sums) {
+    if constexpr (rows > 0) {
+        if (count == rows) return add_group<rows>(weights, x, sums);
+        add_group_of_last_rows<rows - 1>(count, weights, x, sums);
+    }
+}
+
+void linear_by_lanes(const Linear &job, const Panels &run, const Worker &worker) {
+    const int64_t groups = padded_channels(run.part.columns) / kGroup;
+    const int64_t most = std::min<int64_t>(job.rows, kRowsAtOnce);
+    float *x = reinterpret_cast<float *>(worker.scratch(most * groups * kGroup * sizeof(float)));
+    for (int64_t first = 0; first < job.rows; first += kRowsAtOnce) {
+        const int64_t rows = std::min(job.rows - first, kRowsAtOnce);
+        widen(job, first, rows, groups, x);
+        for (int64_t panel = run.first; panel < run.last; panel++) {
+            F32 sums[kRowsAtOnce];
+            std::fill_n(sums, rows, zero());
+            const uint8_t *weights = run.data(panel);
+            const float *group_x = x;
+            for (int64_t group = 0; group < groups; group++, weights += kGroupBytes, group_x += rows * kGroup) {
+                fetch_group(weights);
+                int64_t row = 0;
+                for (; row + kRows <= rows; row += kRows) add_group<kRows>(weights, group_x + row * kGroup, sums + row);
+                add_group_of_last_rows(int(rows - row), weights, group_x + row * kGroup, sums + row);
+            }
+            for (int64_t row = 0; row < rows; row++)
+                finish(job, first + row, run.channel_of(panel), run.channels_of(panel), sums[row]);
+        }
+    }
+}
+
+#else
+// By tiles of up to 16 rows, also for one row: a product of so few rows waits for memory all the same.
+
+// The sums of up to 32 rows and two panels over all groups, in tiles 0 .. 3 as [row block][panel]. Tiles 4, 5: x of the row
+// blocks; 6, 7: weights of the panels.
+template <int row_blocks, int num_panels>
+void add_up(const uint16_t *x, int64_t stride, const uint8_t *weights, int64_t panel_bytes, int64_t groups) {
+    tile_zero<0>(), tile_zero<1>(), tile_zero<2>(), tile_zero<3>();
+    for (int64_t group = 0; group < groups; group++, x += kGroup, weights += kGroupBytes) {
+        fetch_group(weights);
+        tile_load<6>(weights, 64);
+        tile_load<4>(x, stride * 2);
+        tile_multiply_bf16<0, 4, 6>();
+        if constexpr (num_panels == 2) {
+            fetch_group(weights + panel_bytes);
+            tile_load<7>(weights + panel_bytes, 64);
+            tile_multiply_bf16<1, 4, 7>();
+        }
+        if constexpr (row_blocks == 2) {
+            tile_load<5>(x + 16 * stride, stride * 2);
+            tile_multiply_bf16<2, 5, 6>();
+            if constexpr (num_panels == 2) tile_multiply_bf16<3, 5, 7>();
+        }
+    }
+}
+
+void linear_by_tiles(const Linear &job, const Panels &run) {
+    const int64_t groups = padded_channels(run.part.columns) / kGroup, panel_bytes = groups * kGroupBytes;
+    for (int64_t row = 0; row < job.rows; row += 32) {
+        const uint8_t rows[2] = {uint8_t(std::min<int64_t>(16, job.rows - row)),
+                                 uint8_t(std::clamp<int64_t>(job.rows - row - 16, 0, 16))};
+        const uint8_t below = rows[1] ? rows[1] : 1;  // a tile without rows is not allowed
+        const Tiles tiles({rows[0], rows[0], below, below, rows[0], below, 16, 16});
+        const uint16_t *x = job.x_bf16 + row * job.stride_bf16;
+        for (int64_t panel = run.first; panel < run.last; panel += 2) {
+            const uint8_t *weights = run.data(panel);
+            const int num_panels = panel + 1 < run.last ? 2 : 1;
+            if (rows[1]) {
+                num_panels == 2 ? add_up<2, 2>(x, job.stride_bf16, weights, panel_bytes, groups)
+                                : add_up<2, 1>(x, job.stride_bf16, weights, panel_bytes, groups);
+            } else {
+                num_panels == 2 ? add_up<1, 2>(x, job.stride_bf16, weights, panel_bytes, groups)
+                                : add_up<1, 1>(x, job.stride_bf16, weights, panel_bytes, groups);
+            }
+            alignas(64) float sums[2][2][16][16];
+            tile_store<0>(sums[0][0], 64), tile_store<1>(sums[0][1], 64);
+            tile_store<2>(sums[1][0], 64), tile_store<3>(sums[1][1], 64);
+            for (int block = 0; block < 2; block++) {
+                for (int i = 0; i < rows[block]; i++) {
+                    for (int p = 0; p < num_panels; p++) {
+                        finish(job, row + 16 * block + i, run.channel_of(panel + p), run.channels_of(panel + p),
+                               load(sums[block][p][i]));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#endif
+
+}  // namespace
+
+void linear_bf16(const Linear &job, const Panels &run, [[maybe_unused]] const Worker &worker) {
+#ifdef __AMX_BF16__
+    linear_by_tiles(job, run);
+#else
+    linear_by_lanes(job, run, worker);
+#endif
+}
+
+}  // namespace tiercel::TIERCEL_LEVEL

@@ -38,7 +38,7 @@ struct GroupShape {
     int32_t bytes;
 };
 
-inline GroupShape group_shape(int32_t format) {
+constexpr GroupShape group_shape(int32_t format) {
     switch (format) {
         case TIERCEL_BF16: return {32, 1024};
         case TIERCEL_Q8_0: return {64, 64 + 2 * 512};
