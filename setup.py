@@ -1,8 +1,8 @@
 """Builds the native kernels (src/tiercel/ops/cpu/native) with the C++ compiler at hand.
 
 A source whose code stands in `namespace TIERCEL_LEVEL` is compiled once per instruction set; level.cpp, which finds out what a
-processor has, for any x86-64; the rest for AVX2, the least that the library runs on. Without a compiler the package is installed
-all the same: one line says what is missing, and a file beside the package's code keeps it for whoever looks for the library.
+processor has, for any x86-64; the rest for AVX2, the least that the library runs on. Without a compiler the package installs as
+well: one line says what is missing, and a file beside the package's code keeps it for whoever looks for the library.
 
 CXX: the compiler; TIERCEL_CXXFLAGS: further flags. A library that was built from the same sources with the same commands is
 taken from build/native.

@@ -36,7 +36,7 @@ def test_the_options_named_in_the_docs_exist() -> None:
     text = (ROOT / "docs" / "cli.md").read_text()
     groups = {"--" + p.name.replace("_", "-") for group in (ENGINE, SAMPLING, SERVER) for p in group.parameters}
     own = {"--raw", "--system", "--force", "--json", "--peer", "--help", "--namespace", "--tokens", "--repair", "--yes"}
-    own |= {"--file", "--format", "--messages", "--salt", "--restart", "--trace"}
+    own |= {"--file", "--format", "--messages", "--salt", "--restart", "--trace", "--timings", "--later", "--prompt-tokens"}
     assert set(re.findall(r"--[a-z][a-z-]+", text)) <= groups | own
     assert {"--" + p.name.replace("_", "-") for p in (*ENGINE.parameters, *SAMPLING.parameters)} <= set(
         re.findall(r"--[a-z][a-z-]+", text)

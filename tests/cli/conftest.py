@@ -40,6 +40,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiercel(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tiercel:
     """Runs `tiercel ARGUMENTS` as the entry point does, with `stdin` as its standard input."""
 
+    monkeypatch.setattr("gc.freeze", lambda: None)  # a process that goes on needs its garbage collected
+
     def run(*arguments: str, stdin: str = "") -> Finished:
         monkeypatch.setattr(sys, "argv", ["tiercel", *arguments])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))

@@ -1,16 +1,26 @@
 """`tiercel bench` end to end on a tiny model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.bench.native import needs_native
 from tests.cli.conftest import Tiercel
 from tiercel.bench.prefix import PrefixLoad
+from tiercel.bench.random_model import write_random_model
 from tiercel.bench.restart import Restart, RestartRun
+from tiercel.bench.shapes import SHAPES
 from tiercel.bench.workload import Workload
 from tiercel.cli.console import Waiting
 from tiercel.config import EngineConfig
+
+
+@pytest.fixture(autouse=True)
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tiercel.bench.limits.READ_BYTES", 16 << 20)
+
 
 THROUGHPUT = ["throughput", "--requests", "1", "--prompt-tokens", "320", "--output-tokens", "1"]
 
@@ -22,21 +32,42 @@ def test_latency(tiercel: Tiercel, tiny_model: Path, tmp_path: Path) -> None:
     rows = json.loads(file.read_text())["tables"]["latency"]
     assert shown.code == 0
     assert [(row["prompt tokens"], row["who"]) for row in rows] == [
-        (length, who) for length in (10, 70) for who in ("tiercel", "transformers", "machine limit")
+        (length, who) for length in (10, 70) for who in ("tiercel", "transformers", "machine limit", "the same read from cache")
     ]
-    assert [len(row["TTFT, s"]["values"]) for row in rows[:3]] == [2, 2, 1]
+    assert [len(row["TPOT, ms"]["values"]) for row in rows[:4]] == [2, 2, 1, 1]
     assert "TPOT, ms" in shown.out
+
+
+def test_latency_by_step(tiercel: Tiercel, tiny_model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "latency.json"
+    options = "--prompt-tokens", "70,10", "--output-tokens", "3", "--runs", "2", "--profile", "--same-prompts"
+    shown = tiercel("bench", "latency", "-m", str(tiny_model), *options, "--json", str(file))
+    report = json.loads(file.read_text())
+    assert shown.code == 0
+    assert list(report["tables"]) == ["latency", "what context adds", *(f"a decoding step, context {n}" for n in (70, 10))]
+    assert "TTFT, s" not in report["tables"]["latency"][0]
+    assert [row["what"] for row in report["tables"]["a decoding step, context 10"]][-2:] == ["step", "machine limit"]
+    assert report["settings"]["GB/s, float32 product"] > 0
+
+
+def test_a_shape_with_random_weights(tiercel: Tiercel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "latency.json"
+    monkeypatch.setitem(SHAPES, "small", replace(SHAPES["smollm2-135m"], vocab_size=400, num_layers=1))
+    options = "--shape", "small", "--prompt-tokens", "10", "--output-tokens", "2", "--runs", "1", "--json", str(file)
+    shown = tiercel("bench", "latency", *options)
+    assert shown.code == 0
+    assert json.loads(file.read_text())["settings"]["model"] == "small"
 
 
 def test_throughput(tiercel: Tiercel, tiny_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "throughput.json"
-    options = "--requests", "4", "--prompt-tokens", "130", "--shared-tokens", "64", "--output-tokens", "3", "--profile"
+    options = "--requests", "1,4", "--prompt-tokens", "130", "--shared-tokens", "64", "--output-tokens", "3", "--profile"
     shown = tiercel("bench", "throughput", "-m", str(tiny_model), *options, "--runs", "1", "--json", str(file))
     report = json.loads(file.read_text())
     assert shown.code == 0
-    assert report["settings"]["requests"] == 4
+    assert [row["requests"] for row in report["tables"]["throughput"]] == [1, 4]
     assert report["settings"]["command"].startswith("tiercel bench throughput")
-    assert list(report["tables"]) == ["throughput", "a decoding step"]
+    assert list(report["tables"]) == ["throughput", "a decoding step of 1", "a decoding step of 4"]
 
 
 def test_prefix(tiercel: Tiercel, tiny_model: Path, tmp_path: Path) -> None:
@@ -80,6 +111,48 @@ def test_write_behind(tiercel: Tiercel, tiny_model: Path, tmp_path: Path) -> Non
     assert list(folder.iterdir()) == []
 
 
+@needs_native
+def test_kernels(tiercel: Tiercel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "kernels.json"
+    monkeypatch.setitem(SHAPES, "small", replace(SHAPES["smollm2-135m"], vocab_size=400, num_layers=1))
+    monkeypatch.setattr("tiercel.bench.kernels.MEMORY", 16 << 20)
+    options = (
+        "--shape",
+        "small",
+        "--formats",
+        "BF16,Q4_1",
+        "--rows",
+        "1,3",
+        "--contexts",
+        "64",
+        "--isa",
+        "avx2",
+        "--threads",
+        "1",
+    )
+    shown = tiercel("bench", "kernels", *options, "--runs", "1", "--json", str(file))
+    report = json.loads(file.read_text())
+    assert shown.code == 0
+    assert (report["settings"]["isa"], report["settings"]["threads"]) == ("avx2", 1)
+    assert len(report["tables"]["kernels"]) == 5 * 2 * 2 + 2 + 3 * 2
+    assert [(row["format"], row["rows"]) for row in report["tables"]["the products of a step"]] == [
+        (format, rows) for format in ("BF16", "Q4_1") for rows in (1, 3)
+    ]
+
+
+@needs_native
+def test_quality(tiercel: Tiercel, tmp_path: Path) -> None:
+    file, text = tmp_path / "quality.json", tmp_path / "text"
+    text.write_text("Some text to be read, and a little more of it.")
+    model = write_random_model(tmp_path / "model", replace(SHAPES["smollm2-135m"], vocab_size=400, num_layers=1))
+    options = "--dtypes", "bf16,int4", "--text", str(text), "--tokens", "30", "--json", str(file)
+    shown = tiercel("bench", "quality", "-m", str(model), *options)
+    report = json.loads(file.read_text())
+    assert shown.code == 0
+    assert [row["who"] for row in report["tables"]["quality"]] == ["float32", "cpu bf16", "cpu int4"]
+    assert report["settings"]["tokens"] == 30
+
+
 @pytest.mark.parametrize("options", [["latency", "--prompt-tokens", "300"], ["prefix", "--prefix-tokens", "320"], THROUGHPUT])
 def test_nothing_is_kept_on_disk_unless_asked_for(
     tiercel: Tiercel, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
@@ -95,9 +168,28 @@ def test_nothing_is_kept_on_disk_unless_asked_for(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["latency", "--prompt-tokens", "many"], "--prompt-tokens: must be numbers of tokens"),
-        (["latency", "--prompt-tokens", "0"], "--prompt-tokens: must be numbers of tokens"),
+        (["--shape", "gpt-5"], "--shape: must be some of qwen2.5-0.5b"),
+        (["--formats", "F32"], "--formats: must be some of BF16"),
+        (["--isa", "neon"], "--isa: must be auto, avx2"),
+        (["--rows", "0"], "--rows: must be numbers above 0"),
+    ],
+)
+def test_wrong_kernels(tiercel: Tiercel, arguments: list[str], message: str) -> None:
+    shown = tiercel("bench", "kernels", *arguments)
+    assert (shown.code, shown.out) == (2, "")
+    assert message in shown.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["latency", "--prompt-tokens", "many"], "--prompt-tokens: must be numbers above 0"),
+        (["latency", "--prompt-tokens", "0"], "--prompt-tokens: must be numbers above 0"),
         (["latency", "--peer", "nobody"], "--peer: unknown peer 'nobody'"),
+        (["latency", "--peer", "vllm=/nowhere:/nowhere"], "--peer: /nowhere of"),
+        (["latency", "--shape", "gpt-5"], "--shape: must be one of"),
+        (["throughput", "--requests", "1,"], "--requests: must be numbers above 0"),
+        (["quality", "--dtypes", "float32"], "--dtypes: must be some of stored, bf16"),
         (["throughput", "--shared-tokens", "200"], "--shared-tokens: 200 of 128"),
         (["prefix", "--prefix-tokens", "9999"], "prompt: has 10,063 tokens"),
         (["prefix", "--restart"], "--kv-disk: is off"),

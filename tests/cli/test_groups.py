@@ -23,7 +23,7 @@ def test_options_show_defaults_and_choices() -> None:
     shown = {p.name: p.annotation.__metadata__[0] for p in (*ENGINE.parameters, *SERVER.parameters)}
     assert (shown["max_num_seqs"].metavar, shown["max_num_seqs"].help) == ("N", "most requests that run at once (default: 64)")
     assert shown["kv_memory"].metavar == "SIZE|auto"
-    assert shown["dtype"].metavar == "auto|float32"
+    assert shown["dtype"].metavar == "auto|stored|bf16|int8|int4|float32"
     assert shown["prefix_caching"].metavar == "on|off"
     assert shown["prefix_caching"].help.endswith("(default: on)")
     assert shown["max_body"].metavar == "SIZE"

@@ -90,7 +90,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def kv_namespace(checkpoint: Checkpoint) -> Namespace:
-    return namespace(EngineConfig(), checkpoint, load_ops())
+    return namespace(EngineConfig(), checkpoint, load_ops().numerics)
 
 
 def logits(checkpoint: Checkpoint, token_ids: list[int]) -> np.ndarray:

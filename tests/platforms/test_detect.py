@@ -28,11 +28,13 @@ def test_a_machine_without_limits(tmp_path: Path) -> None:
     assert (found.cores, found.cpu_quota, found.numa_nodes) == (8, None, 2)
     assert (found.memory_total, found.memory_available) == (16 * GIB, 12 * GIB)
     assert (found.cpu, found.isa) == ("Example 9000", ("fma", "avx2", "avx512f", "amx_tile", "amx_int8"))
+    assert found.instruction_sets == ("AVX2", "AVX-512", "AMX (INT8)")
 
 
 def test_arm_names_its_features(tmp_path: Path) -> None:
     found = detect(machine(tmp_path, {"proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n"}))
     assert found.isa == ("asimd", "asimddp", "i8mm")
+    assert found.instruction_sets == ("NEON (dot products, INT8)",)
 
 
 def test_a_system_without_proc(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.engines import Setup, make_core, run_to_end, submit
 from tiercel.engine.messages import EngineStats
 from tiercel.stores import FileStore, MemoryStore, Store
-from tiercel.telemetry import ServerMetrics
+from tiercel.telemetry.metrics import ServerMetrics
 from tiercel.types import MissReason
 
 

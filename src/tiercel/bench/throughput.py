@@ -1,10 +1,15 @@
 """Throughput of many requests at once, and where the time of a step goes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean
 from time import perf_counter
 
+from tiercel.bench.limits import MachineLimits
 from tiercel.bench.measure import Say, Summary, fixed_length
+from tiercel.bench.profile import Steps, watched
 from tiercel.bench.report import Row
+from tiercel.bench.work import ModelWork
 from tiercel.bench.workload import Workload
 from tiercel.engine import LLM, EngineStats, RequestOutput
 from tiercel.types import BLOCK_TOKENS
@@ -24,16 +29,13 @@ class Load:
 
 @dataclass(frozen=True)
 class Run:
-    """One measured run: its wall time, what came out, and the engine's counters before and after."""
+    """One measured run: its wall time, what came out, the engine's counters before and after, and its steps."""
 
     seconds: float
     outputs: list[RequestOutput]
     before: EngineStats
     after: EngineStats
-
-    @property
-    def steps(self) -> int:
-        return self.after.steps - self.before.steps
+    steps: Steps = field(default_factory=Steps)
 
     @property
     def hit_rate(self) -> float:
@@ -72,25 +74,44 @@ def profile_decoding(llm: LLM, load: Load, workload: Workload, say: Say) -> Run:
     return _run(llm, prompts, load.output_tokens)
 
 
-def throughput_rows(load: Load, runs: list[Run]) -> list[Row]:
-    generated = load.requests * load.output_tokens
-    handled = generated + load.requests * load.prompt_tokens
-    figures = {
-        "output tokens per second": [generated / run.seconds for run in runs],
-        "prompt and output tokens per second": [handled / run.seconds for run in runs],
-        "time to first token, s": [output.time_to_first_token for run in runs for output in run.outputs],
-        "prompt tokens reused, %": [100 * run.hit_rate for run in runs],
-    }
-    return [{"what": name, "value": Summary.of(values)} for name, values in figures.items()]
+def throughput_rows(measured: Mapping[Load, Sequence[Run]], work: ModelWork, limits: MachineLimits) -> list[Row]:
+    """One row per load. A decoding step is one in which all requests of the load generate."""
+    rows: list[Row] = []
+    for load, runs in measured.items():
+        generated = load.requests * load.output_tokens
+        handled = generated + load.requests * load.prompt_tokens
+        decoding = [run.steps.decoding(load.requests) for run in runs]
+        known = all(len(steps) > 1 for steps in decoding)
+        seconds = Summary.of([mean(steps.seconds()) for steps in decoding]) if known else None
+        least = Summary.of([_least(steps, work, limits) for steps in decoding]) if known else None
+        rows.append(
+            {
+                "requests": load.requests,
+                "output tokens/s": Summary.of([generated / run.seconds for run in runs]),
+                "all tokens/s": Summary.of([handled / run.seconds for run in runs]),
+                "TTFT, s": Summary.of([output.time_to_first_token for run in runs for output in run.outputs]),
+                "reused, %": Summary.of([100 * run.hit_rate for run in runs]),
+                "decoding step, ms": seconds.scaled(MILLI) if seconds else None,
+                "limit, ms": least.scaled(MILLI) if least else None,
+                "limit / step, %": least.over(seconds).scaled(100) if seconds and least else None,
+            }
+        )
+    return rows
+
+
+def _least(steps: Steps, work: ModelWork, limits: MachineLimits) -> float:
+    """Mean of the least seconds that the machine allows for each step but the last, whose end nobody knows."""
+    return mean(limits.step(work, step.contexts) for step in steps[:-1])
 
 
 def profile_rows(run: Run) -> list[Row]:
     """One row per phase of a step, in the order of a step, and their sum."""
     seconds = run.phase_seconds
     total = sum(seconds.values())
-    rows: list[Row] = [_phase_row(name, spent, total, run.steps) for name, spent in seconds.items()]
+    rows: list[Row] = [_phase_row(name, spent, total, len(run.steps)) for name, spent in seconds.items()]
     outside = total - seconds.get("execute", 0.0)
-    return [*rows, _phase_row("all but execute", outside, total, run.steps), _phase_row("step", total, total, run.steps)]
+    steps = len(run.steps)
+    return [*rows, _phase_row("all but execute", outside, total, steps), _phase_row("step", total, total, steps)]
 
 
 def _phase_row(name: str, seconds: float, total: float, steps: int) -> Row:
@@ -99,6 +120,8 @@ def _phase_row(name: str, seconds: float, total: float, steps: int) -> Row:
 
 def _run(llm: LLM, prompts: list[list[int]], output_tokens: int) -> Run:
     before = llm.stats()
-    start = perf_counter()
-    outputs = llm.generate(prompts, fixed_length(output_tokens))
-    return Run(perf_counter() - start, outputs, before, llm.stats())
+    with watched(llm) as steps:
+        start = perf_counter()
+        outputs = llm.generate(prompts, fixed_length(output_tokens))
+        seconds = perf_counter() - start
+    return Run(seconds, outputs, before, llm.stats(), steps)

@@ -8,8 +8,10 @@ from time import perf_counter
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
-from tiercel.cli.console import notes, waiting, write
+from tiercel.cli.console import remark, waiting, write
 from tiercel.cli.groups import Given
+from tiercel.cli.laps import Note, ignore
+from tiercel.cli.loading import loading
 from tiercel.config import EngineConfig
 from tiercel.types import SamplingParams
 
@@ -45,13 +47,17 @@ class Answer(NamedTuple):
 
 
 @contextmanager
-def open_engine(config: EngineConfig) -> "Iterator[LLM]":
+def open_engine(config: EngineConfig, note: Note = ignore) -> "Iterator[LLM]":
     """Loads the model, says how much memory holds how much context, and closes the engine at the end."""
-    with waiting(f"loading {config.model}"):
-        from tiercel.engine import LLM
+    with waiting(f"loading {config.model}"), loading():
+        from tiercel.engine import LLM, load_checkpoint
 
-        llm = LLM(config=config)
-    notes().print(f"[dim]{llm.model_name}: {llm.plan}[/]")
+        note("import")
+        checkpoint = load_checkpoint(config)
+        note("open")
+        llm = LLM(config=config, checkpoint=checkpoint)
+        note("build")
+    remark(f"{llm.model_name}: {llm.plan}")
     with closing(llm):
         yield llm
 
@@ -81,7 +87,7 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def stream_answer(llm: "LLM", prompt: Sequence[int], given: Given) -> Answer | None:
+def stream_answer(llm: "LLM", prompt: Sequence[int], given: Given, note: Note = ignore) -> Answer | None:
     """Writes the answer to standard output while it is generated. Returns it; None where Ctrl-C ended it."""
     params = sampling_for(llm, given, len(prompt))
     pieces, num_tokens = [], 0
@@ -95,6 +101,8 @@ def stream_answer(llm: "LLM", prompt: Sequence[int], given: Given) -> Answer | N
             pieces.append(delta.text)
             num_tokens += len(delta.token_ids)
             write(delta.text)
+            if delta is opening:
+                note("prefill")
             if stopped():
                 break
     write("\n")

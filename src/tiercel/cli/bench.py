@@ -2,7 +2,8 @@
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tiercel.cli.answer import open_engine
+from tiercel.cli.bench_start import start
 from tiercel.cli.console import Waiting, waiting
 from tiercel.cli.fresh_store import fresh_store
 from tiercel.cli.groups import ENGINE
@@ -20,22 +22,33 @@ from tiercel.types import InvalidInput
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from tiercel.bench.limits import MachineLimits
     from tiercel.bench.measure import Subject
     from tiercel.bench.prefix import PrefixLoad
     from tiercel.bench.report import Row
+    from tiercel.bench.work import ModelWork
     from tiercel.bench.workload import Workload
     from tiercel.engine import LLM
 
 Runs = Annotated[int, typer.Option(min=1, help="how often everything is measured; tables show the median and the extremes")]
 Json = Annotated[Path | None, typer.Option("--json", help="write the figures to this file as well", dir_okay=False)]
 Peer = Annotated[str | None, typer.Option(help="also measure this program, in turns with Tiercel: transformers")]
+Peers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--peer",
+        help="also measure this program, in turns with Tiercel: transformers, or NAME=PROGRAM:MODEL with one of the names "
+        "llamacpp (PROGRAM: its llama-server), openvino, vllm (an interpreter that has it); may be given several times",
+    ),
+]
+Shape = Annotated[str | None, typer.Option(help="measure random weights in this shape: qwen2.5-0.5b, smollm2-135m")]
 Seed = Annotated[int, typer.Option(help="seed of the random prompts")]
 Tokens = Annotated[int, typer.Option(min=1, metavar="N")]
 
 
 def register(app: typer.Typer, about: str) -> None:
     benches = typer.Typer(help=about, no_args_is_help=True)
-    for command in (latency, throughput, prefix, write_behind):
+    for command in (latency, throughput, prefix, write_behind, start, kernels, quality):
         benches.command()(command)
     app.add_typer(benches, name="bench")
 
@@ -46,54 +59,74 @@ def latency(
     prompt_tokens: Annotated[str, typer.Option(help="prompt lengths, with commas")] = "128,1024,4096",
     output_tokens: Tokens = 16,
     runs: Runs = 3,
-    peer: Peer = None,
+    profile: Annotated[bool, typer.Option("--profile", help="also show where the time of a decoding step goes")] = False,
+    same_prompts: Annotated[
+        bool, typer.Option("--same-prompts", help="repeat the prompts, whose KV everybody keeps: times per token only")
+    ] = False,
+    shape: Shape = None,
+    peer: Peers = None,
     json: Json = None,
     seed: Seed = 0,
 ) -> None:
-    """Time to first token by prompt length, time per output token by context, one request at a time."""
-    lengths = _lengths(prompt_tokens)
-    with open_engine(_in_memory(engine)) as llm, waiting("latency") as say:
-        from tiercel.bench.latency import latency_rows, measure_latency
-        from tiercel.bench.limits import MachineLimits
-        from tiercel.bench.measure import TiercelSubject
-        from tiercel.bench.workload import Workload
-        from tiercel.models import open_checkpoint, resolve_model
+    """Time to first token by prompt length, time per output token by context, one request at a time.
 
-        say("measuring the machine")
-        limits = MachineLimits.measure()
-        subjects = [TiercelSubject(llm), *_peers(peer, llm, say)]
+    Beside them stands what the machine allows, measured in the same run.
+    """
+    lengths = _numbers("prompt_tokens", prompt_tokens)
+    with _shaped(engine, shape) as config, open_engine(_in_memory(config)) as llm, waiting("latency") as say:
+        from tiercel.bench.latency import context_rows, decode_context, latency_rows, measure_latency
+        from tiercel.bench.measure import TiercelSubject
+        from tiercel.bench.profile import decode_rows, profile_decode
+        from tiercel.bench.work import ModelWork
+        from tiercel.bench.workload import Workload
+
+        work = ModelWork.of(llm)
+        subjects = [TiercelSubject(llm), *_peers(peer or [], llm, say)]
+        contexts = [decode_context(length, output_tokens) for length in lengths]
+        limits = _limits(llm, [int(work.step_bytes([context])) for context in contexts], say)
         workload = Workload(llm.tokenizer.vocab_size, seed)
-        results = measure_latency(subjects, lengths, output_tokens, runs, workload, say)
-        rows = latency_rows(results, open_checkpoint(resolve_model(engine.model)).config, limits)
-    machine = {"machine GFLOP/s": round(limits.flops / 1e9), "machine GB/s": round(limits.bandwidth / 1e9, 1)}
-    _report("latency", {"latency": rows}, _settings(engine, llm.plan, runs) | machine, json)
+        results = measure_latency(subjects, lengths, output_tokens, runs, workload, say, same_prompts=same_prompts)
+        tables = {"latency": latency_rows(results, work, limits, first_token=not same_prompts)}
+        if len(lengths) > 1:
+            tables["what context adds"] = context_rows(results, work, limits)
+        for length in lengths if profile else ():
+            say(f"profile: {output_tokens} steps behind {length:,} tokens")
+            measured = profile_decode(llm, work, length, max(2, output_tokens), workload)
+            tables[f"a decoding step, context {length:,}"] = decode_rows(measured, work, limits)
+    _report("latency", tables, _settings(config, llm.plan, runs) | _machine(limits, work), json)
 
 
 @takes(engine=ENGINE)
 def throughput(
     engine: EngineConfig,
-    requests: Annotated[int, typer.Option(min=1, metavar="N", help="requests at once")] = 64,
+    requests: Annotated[str, typer.Option(help="requests at once; several numbers with commas are measured one by one")] = "64",
     prompt_tokens: Tokens = 128,
     output_tokens: Tokens = 32,
     shared_tokens: Annotated[int, typer.Option(min=0, metavar="N", help="first tokens that all prompts share")] = 0,
     runs: Runs = 3,
     profile: Annotated[bool, typer.Option("--profile", help="also show where the time of a decoding step goes")] = False,
+    shape: Shape = None,
     json: Json = None,
     seed: Seed = 0,
 ) -> None:
-    """Tokens per second and hit rate of many requests at once."""
+    """Tokens per second and hit rate of many requests at once, and the length of a step in which all of them decode."""
     if shared_tokens > prompt_tokens:
         raise InvalidInput("shared_tokens", f"{shared_tokens} of {prompt_tokens} prompt tokens cannot be shared")
-    with open_engine(_in_memory(engine)) as llm, waiting("throughput") as say:
+    counts = _numbers("requests", requests)
+    with _shaped(engine, shape) as config, open_engine(_in_memory(config)) as llm, waiting("throughput") as say:
         from tiercel.bench.throughput import Load, measure_throughput, profile_decoding, profile_rows, throughput_rows
+        from tiercel.bench.work import ModelWork
         from tiercel.bench.workload import Workload
 
-        load = Load(requests, prompt_tokens, output_tokens, shared_tokens)
+        work, limits = ModelWork.of(llm), _limits(llm, [], say)
+        loads = [Load(count, prompt_tokens, output_tokens, shared_tokens) for count in counts]
         workload = Workload(llm.tokenizer.vocab_size, seed)
-        tables = {"throughput": throughput_rows(load, measure_throughput(llm, load, runs, workload, say))}
-        if profile:
-            tables["a decoding step"] = profile_rows(profile_decoding(llm, load, workload, say))
-    _report("throughput", tables, _settings(engine, llm.plan, runs) | asdict(load), json)
+        measured = {load: measure_throughput(llm, load, runs, workload, say) for load in loads}
+        tables = {"throughput": throughput_rows(measured, work, limits)}
+        for load in loads if profile else ():
+            tables[f"a decoding step of {load.requests}"] = profile_rows(profile_decoding(llm, load, workload, say))
+    sizes = {"prompt_tokens": prompt_tokens, "output_tokens": output_tokens, "shared_tokens": shared_tokens}
+    _report("throughput", tables, _settings(config, llm.plan, runs) | sizes | _machine(limits, work), json)
 
 
 @takes(engine=ENGINE)
@@ -124,7 +157,8 @@ def prefix(
         from tiercel.bench.workload import Workload
 
         workload = Workload(llm.tokenizer.vocab_size, seed)
-        times = measure_prefix(llm, next(iter(_peers(peer, llm, say)), None), load, runs, workload, say)
+        others = _peers([] if peer is None else [peer], llm, say)
+        times = measure_prefix(llm, next(iter(others), None), load, runs, workload, say)
         rows = prefix_rows(times, peer or "")
     _report("prefix reuse", {"prefix reuse": rows}, _settings(engine, llm.plan, runs) | load._asdict(), json)
 
@@ -160,6 +194,103 @@ def write_behind(
     _report("write-behind", {"write-behind": rows}, _settings(engine, measured[0].plan, runs) | asdict(load), json)
 
 
+def kernels(
+    shape: Annotated[str, typer.Option(help="shapes of models, with commas")] = "qwen2.5-0.5b,smollm2-135m",
+    formats: Annotated[str, typer.Option(help="packed formats, with commas: BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q4_K, Q6_K")] = (
+        "BF16,Q8_0,Q4_1,Q4_0"
+    ),
+    rows: Annotated[str, typer.Option(help="rows of the products, with commas")] = "1,4,16,64,512",
+    contexts: Annotated[str, typer.Option(help="tokens that attention sees, with commas")] = "128,2048,7000",
+    isa: Annotated[str, typer.Option(help="instruction set: avx2, avx512, amx; auto = the best there is")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="threads that compute; all processors if not given")
+    ] = None,
+    runs: Runs = 5,
+    json: Json = None,
+) -> None:
+    """Each kernel of the native back end by itself: time, bytes per second, share of what the machine allows."""
+    from tiercel.bench.kernels import KernelLoad, kernel_rows, layer_rows, measure_kernels, working_sets
+    from tiercel.bench.limits import MachineLimits
+    from tiercel.bench.shapes import SHAPES
+    from tiercel.ops.cpu.library import LEVELS, Pool
+    from tiercel.ops.cpu.packing import FORMATS
+    from tiercel.platforms import detect
+
+    if isa not in ("auto", *LEVELS):
+        raise InvalidInput("isa", f"must be auto, {', '.join(LEVELS)}; got {isa!r}")
+    load = KernelLoad(
+        shapes=_names("shape", shape, SHAPES),
+        formats=_names("formats", formats, [name for name in FORMATS if name not in ("F32", "F16")]),
+        rows=_numbers("rows", rows),
+        contexts=_numbers("contexts", contexts),
+    )
+    pool = Pool(threads or detect().cores, isa)
+    with waiting("kernels") as say:
+        say("measuring the machine")
+        limits = MachineLimits.measure(pool, runs, working_sets=working_sets(pool, load))
+        timings = measure_kernels(pool, load, runs, say)
+    tables = {"kernels": kernel_rows(timings, limits), "the products of a step": layer_rows(timings, limits)}
+    settings = {"command": _command(), "cpu": detect().cpu, "isa": pool.level, "threads": pool.threads, "runs": runs}
+    _report("kernels", tables, {**settings, **limits.settings()}, json)
+
+
+@takes(engine=ENGINE)
+def quality(
+    engine: EngineConfig,
+    dtypes: Annotated[
+        str, typer.Option(help="formats of weights on the native back end, with commas")
+    ] = "stored,bf16,int8,int4",
+    tokens: Annotated[int, typer.Option(min=2, metavar="N", help="how much of the text is read")] = 2048,
+    text: Annotated[Path | None, typer.Option(help="text to read instead of an essay", exists=True, dir_okay=False)] = None,
+    json: Json = None,
+) -> None:
+    """Next-token distributions on real text, held against the reference back end in float32."""
+    from tiercel.bench.quality import measure_quality, quality_rows
+    from tiercel.bench.texts import read_essay
+    from tiercel.engine.build import load_checkpoint
+
+    native = engine.model_copy(update={"backend": "cpu", "kv_dtype": "auto"})
+    models = {f"cpu {name}": native.model_copy(update={"dtype": name}) for name in _names("dtypes", dtypes, _DTYPES)}
+    content = read_essay() if text is None else text.read_text(encoding="utf-8")
+    with waiting("quality") as say:
+        token_ids = load_checkpoint(engine).tokenizer.encode(content)[:tokens]
+        rows = quality_rows(measure_quality(models, token_ids, say))
+    settings = {"command": _command(), "model": Path(engine.model).name, "text": str(text or "essay"), "tokens": len(token_ids)}
+    _report("quality", {"quality": rows}, settings, json)
+
+
+_DTYPES = ("stored", "bf16", "int8", "int4")
+
+
+@contextmanager
+def _shaped(engine: EngineConfig, shape: str | None) -> Iterator[EngineConfig]:
+    """The settings, with a model of random weights where a shape is asked for."""
+    if shape is None:
+        yield engine
+        return
+    from tiercel.bench.random_model import random_model
+
+    with random_model(shape) as model:
+        yield engine.model_copy(update={"model": str(model)})
+
+
+def _limits(llm: "LLM", working_sets: Sequence[int], say: Waiting) -> "MachineLimits":
+    from tiercel.bench.limits import MachineLimits
+    from tiercel.bench.programs import open_pool
+
+    say("measuring the machine")
+    return MachineLimits.measure(open_pool(llm.plan.threads, llm.config.isa), working_sets=working_sets)
+
+
+def _machine(limits: "MachineLimits", work: "ModelWork") -> dict[str, object]:
+    """What the limits rest on."""
+    sizes = {
+        "MB of weights in a step": round(work.weight_bytes / 1e6, 1),
+        "KV bytes a token": sum(r.token_bytes for r in work.kv),
+    }
+    return {**limits.settings(), **sizes}
+
+
 def _in_memory(engine: EngineConfig) -> EngineConfig:
     """Without KV on disk, unless the user asked for it: the prompts are random, and a second run with the same seed must not
     find what the first one left."""
@@ -180,33 +311,46 @@ def _workload(engine: EngineConfig, seed: int) -> "Workload":
     return Workload(open_checkpoint(resolve_model(engine.model)).tokenizer.vocab_size, seed)
 
 
-def _lengths(text: str) -> list[int]:
+def _numbers(field: str, text: str) -> list[int]:
     try:
-        lengths = [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in text.split(",")]
     except ValueError:
-        lengths = []
-    if not lengths or min(lengths) < 1:
-        raise InvalidInput("prompt_tokens", f"must be numbers of tokens with commas, like 128,1024; got {text!r}")
-    return lengths
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise InvalidInput(field, f"must be numbers above 0 with commas, like 128,1024; got {text!r}")
+    return list(dict.fromkeys(numbers))
 
 
-def _peers(name: str | None, llm: "LLM", say: Waiting) -> "list[Subject]":
-    """The peer asked for, if any, loaded with this engine's model and threads."""
-    if name is None:
+def _names(field: str, text: str, known: Iterable[str]) -> list[str]:
+    names, known = text.split(","), list(known)
+    if not set(names) <= set(known):
+        raise InvalidInput(field, f"must be some of {', '.join(known)}, with commas; got {text!r}")
+    return list(dict.fromkeys(names))
+
+
+def _peers(names: Sequence[str], llm: "LLM", say: Waiting) -> "list[Subject]":
+    """The peers asked for, loaded with this engine's threads and, where they can read it, its model."""
+    if not names:
         return []
     from tiercel.bench.peers import load_peer
     from tiercel.models import resolve_model
 
-    say(f"loading {name}")
-    return [load_peer(name, resolve_model(llm.config.model), llm.plan.threads)]
+    peers = []
+    for name in names:
+        say(f"loading {name}")
+        peers.append(load_peer(name, resolve_model(llm.config.model), llm.plan.threads))
+    return peers
 
 
 def _settings(engine: EngineConfig, plan: object, runs: int) -> dict[str, object]:
     """What belongs to every report."""
     from tiercel.platforms import detect
 
-    command = shlex.join(["tiercel", *sys.argv[1:]])
-    return {"command": command, "model": Path(engine.model).name, "runs": runs, "cpu": detect().cpu, "plan": str(plan)}
+    return {"command": _command(), "model": Path(engine.model).name, "runs": runs, "cpu": detect().cpu, "plan": str(plan)}
+
+
+def _command() -> str:
+    return shlex.join(["tiercel", *sys.argv[1:]])
 
 
 def _report(title: str, tables: "Mapping[str, Sequence[Row]]", settings: Mapping[str, object], json: Path | None) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tiercel.cli.answer import open_engine, stream_answer
-from tiercel.cli.console import notes, show_error, write
+from tiercel.cli.console import notes, remark, show_error, write
 from tiercel.cli.groups import ENGINE, SAMPLING, Given
 from tiercel.cli.options import takes
 from tiercel.config import EngineConfig
@@ -35,7 +35,7 @@ def chat(
     interactive = sys.stdin.isatty()
     with open_engine(engine) as llm:
         if interactive:
-            notes().print(f"[dim]{HELP}[/]")
+            remark(HELP)
         opening: list[Message] = [{"role": "system", "content": system}] if system else []
         messages = list(opening)
         while (line := _read_turn(interactive)) is not None:
@@ -73,10 +73,10 @@ def _take_turn(llm: "LLM", messages: list[Message], sampling: Given, verbose: bo
         answer = stream_answer(llm, llm.encode_chat(messages), sampling)
     except InvalidInput as error:
         show_error(error)
-        notes().print("[dim]/reset starts afresh[/]")
+        remark("/reset starts afresh")
         answer = None
     if answer is None:
         return messages[:-1]
     if verbose:
-        notes().print(f"[dim]{answer}[/]")
+        remark(str(answer))
     return [*messages, {"role": "assistant", "content": answer.text}]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from tiercel.cli.answer import Answer
-from tiercel.cli.console import notes, waiting, write
+from tiercel.cli.console import notes, remark, waiting, write
 from tiercel.cli.fresh_store import fresh_store
 from tiercel.cli.groups import ENGINE
 from tiercel.cli.options import takes
@@ -85,7 +85,7 @@ async def _engine(config: EngineConfig) -> AsyncIterator["AsyncLLM"]:
         from tiercel.engine import AsyncLLM
 
         llm = await AsyncLLM.start(config)
-    notes().print(f"[dim]{llm.model_name}: {llm.plan}; process {llm.pid}[/]")
+    remark(f"{llm.model_name}: {llm.plan}; process {llm.pid}")
     async with llm:
         yield llm
 
@@ -111,7 +111,7 @@ async def _ask(llm: "AsyncLLM", essay: str, question: str) -> Answer:
 
         answer = await _answer(llm, prompt, show)
     write("\n")
-    notes().print(f"[dim]{answer}[/]")
+    remark(str(answer))
     return answer
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tiercel.cli.console import show_error
+from tiercel.cli.loading import loading
 
 COMMANDS = {
     "run": "Answer one prompt.",
@@ -23,7 +24,9 @@ COMMANDS = {
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 failed, 2 asked for wrongly, 130 interrupted."""
     try:
-        build_app(sys.argv[1:])()
+        with loading():
+            app = build_app(sys.argv[1:])
+        app()
     except Exception as error:
         sys.exit(show_error(error))
 

@@ -1,9 +1,7 @@
 """`tiercel model`: what a model's files say, and GGUF files as safetensors."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +11,7 @@ from tiercel.cli.console import waiting
 from tiercel.cli.groups import MODEL
 from tiercel.cli.options import takes
 from tiercel.cli.report import facts
-from tiercel.config import EngineConfig, format_size
+from tiercel.config import EngineConfig, format_size, resolve_model_cache
 
 if TYPE_CHECKING:
     from tiercel.models import Checkpoint
@@ -33,9 +31,9 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="as one JSON object")] = False,
 ) -> None:
     """Architecture, sizes, weight formats, fingerprint."""
-    from tiercel.models import open_checkpoint, resolve_model
+    from tiercel.models import open_prepared, resolve_model
 
-    rows = _describe(open_checkpoint(resolve_model(config.model)))
+    rows = _describe(open_prepared(resolve_model(config.model), resolve_model_cache(config)))
     if as_json:
         typer.echo(json.dumps(rows))
     else:
@@ -61,11 +59,8 @@ def _describe(checkpoint: "Checkpoint") -> dict[str, str]:
     from tiercel.types import KVLayout
 
     config = checkpoint.config
-    weights = checkpoint.weights.values()
+    formats = checkpoint.parameters
     layouts = [KVLayout(group.layers, config.num_kv_heads, config.head_dim) for group in kv_groups(config)]
-    formats = Counter[str]()
-    for weight in weights:
-        formats[weight.format.name] += prod(weight.shape)
     return {
         "name": checkpoint.name,
         "path": str(checkpoint.path),
@@ -75,12 +70,26 @@ def _describe(checkpoint: "Checkpoint") -> dict[str, str]:
         "attention": _attention(config),
         "context": f"{config.max_position:,} tokens; {_rope(config)}",
         "vocabulary": f"{config.vocab_size:,} tokens, end of text {', '.join(map(str, config.eos_token_ids)) or 'none'}",
-        "weights": f"{format_size(sum(w.data.nbytes for w in weights))} in the file; {_shares(formats)}",
+        "weights": f"{format_size(_bytes(formats))} in the file; {_shares(formats)}",
         "KV": f"{format_size(sum(layout.token_bytes for layout in layouts))} per token at float32",
         "chat template": "yes" if checkpoint.chat_template else "no",
         "sampling defaults": ", ".join(f"{k} {v:g}" for k, v in checkpoint.generation_defaults.items()) or "none",
         "fingerprint": checkpoint.fingerprint,
+        "kept for quick starts": _kept(checkpoint),
     }
+
+
+def _kept(checkpoint: "Checkpoint") -> str:
+    from tiercel.models.prepared import kept_bytes
+
+    folder = checkpoint.folder
+    return f"{format_size(kept_bytes(folder))} in {folder}" if folder is not None else "nothing"
+
+
+def _bytes(formats: Mapping[str, int]) -> int:
+    from tiercel.types import FORMATS
+
+    return sum(count // FORMATS[name].block_values * FORMATS[name].block_bytes for name, count in formats.items())
 
 
 def _attention(config: "ModelConfig") -> str:

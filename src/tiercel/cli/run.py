@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from tiercel.cli.answer import open_engine, stream_answer
-from tiercel.cli.console import notes
+from tiercel.cli.console import remark
 from tiercel.cli.groups import ENGINE, SAMPLING, Given
+from tiercel.cli.laps import Laps
 from tiercel.cli.options import takes
 from tiercel.cli.prompts import Raw, System, encode_text, read_text
 from tiercel.config import EngineConfig
@@ -25,11 +26,17 @@ def run(
     system: System = None,
     raw: Raw = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="say how long it took and what was reused")] = False,
+    timings: Annotated[bool, typer.Option("--timings", help="say where the time to the first token went")] = False,
 ) -> None:
+    laps = Laps()
     text = read_text("prompt", Path("-")) if prompt == "-" else prompt
-    with open_engine(engine) as llm:
-        answer = stream_answer(llm, encode_text(llm, text, system, raw=raw), sampling)
+    with open_engine(engine, laps.note) as llm:
+        tokens = encode_text(llm, text, system, raw=raw)
+        laps.note("prompt")
+        answer = stream_answer(llm, tokens, sampling, laps.note)
+    if timings:
+        remark(str(laps))
     if answer is None:
         raise typer.Exit(130)
     if verbose:
-        notes().print(f"[dim]{answer}[/]")
+        remark(str(answer))

@@ -1,14 +1,13 @@
 """Where KV blocks are kept on disk, and how much of it: what a user writes, and the plan it stands for."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator
 
+from tiercel.config.places import absolute, is_switch, user_cache
 from tiercel.config.sizes import parse_size
-from tiercel.types import InvalidInput
 
 if TYPE_CHECKING:
     from tiercel.config.settings import EngineConfig
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 DEFAULT_CAPACITY = 20 << 30
 
 _FORMS = "write auto, off, a folder, or a folder and its size like /var/cache/tiercel:20GiB"
-_NO_PLACES = {"", "on", "off", "yes", "no", "true", "false", "none", "null"}  # meant as switches, not as names of folders
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ def resolve_disk(config: "EngineConfig") -> DiskPlan | None:
     if config.kv_disk == "off":
         return None
     place, capacity = _split(config.kv_disk)
-    path = _default_path() if place == "auto" else _absolute(place)
+    path = _default_path() if place == "auto" else absolute("kv_disk", place)
     return None if path is None else DiskPlan(path, capacity, config.kv_disk_free, place != "auto")
 
 
@@ -50,7 +48,7 @@ def _check(text: str) -> str:
     if text == "off":
         return text
     place, capacity = _split(text)
-    if place.lower() in _NO_PLACES or "\0" in place or _size(place) is not None:
+    if is_switch(place) or "\0" in place or _size(place) is not None:
         raise ValueError(_FORMS)
     if capacity < 1:
         raise ValueError("a size of nothing keeps nothing; write off instead")
@@ -76,18 +74,5 @@ def _size(text: str) -> int | None:
 
 
 def _default_path() -> Path | None:
-    """In the user's cache folder: https://specifications.freedesktop.org/basedir-spec/latest/"""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not base.is_absolute():  # unset, empty or relative: to be ignored
-        try:
-            base = Path.home() / ".cache"
-        except RuntimeError:
-            return None
-    return base / "tiercel" / "kv" if base.is_absolute() else None
-
-
-def _absolute(place: str) -> Path:
-    try:
-        return Path(place).expanduser().absolute()
-    except (RuntimeError, OSError) as error:
-        raise InvalidInput("kv_disk", f"cannot tell which folder {place!r} is ({error}); write it in full") from None
+    cache = user_cache()
+    return None if cache is None else cache / "kv"

@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tiercel.config.disk import DiskPlace
+from tiercel.config.model_cache import ModelCachePlace
 from tiercel.config.sizes import parse_size
 from tiercel.types import KVFormat
 
@@ -15,7 +16,7 @@ Size = Annotated[int, BeforeValidator(parse_size)]
 class EngineConfig(BaseSettings):
     """What a user may choose. Every field can also be set by an environment variable: TIERCEL_MODEL, TIERCEL_KV_MEMORY, ..."""
 
-    model_config = SettingsConfigDict(env_prefix="TIERCEL_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="TIERCEL_", frozen=True, extra="forbid", protected_namespaces=())
 
     model: str = Field("smollm2", description="alias, directory with safetensors, .gguf file, or Hugging Face id")
     backend: Literal["auto", "cpu", "reference"] = Field("auto", description="what computes: cpu = native, reference = torch")
@@ -38,5 +39,8 @@ class EngineConfig(BaseSettings):
     kv_disk_min_tokens: int = Field(256, ge=0, description="shorter contexts are not written to disk")
     kv_disk_rate: Annotated[Size, Field(ge=1)] | Literal["unlimited"] = Field(
         "unlimited", description="most bytes per second written to disk"
+    )
+    model_cache: ModelCachePlace = Field(
+        "auto", description="keep prepared models, for quick starts: auto = in the user's cache folder, off, or PATH"
     )
     tenant: str = Field("", description="salt that keeps this engine's cached blocks apart from other tenants'")

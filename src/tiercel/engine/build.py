@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from tiercel.config import EngineConfig, resolve_disk
+from tiercel.config import EngineConfig, resolve_disk, resolve_model_cache
 from tiercel.engine.compute import Compute, resolve_compute
 from tiercel.engine.core import EngineCore
 from tiercel.engine.disk import disk_tier, open_store, write_policy
@@ -13,7 +13,7 @@ from tiercel.engine.runner import ModelRunner
 from tiercel.engine.scheduler import Scheduler
 from tiercel.engine.structured import GrammarCompiler
 from tiercel.kv import Arena, KVCacheManager
-from tiercel.models import Checkpoint, ModelExecutor, kv_groups, load_model, open_checkpoint, resolve_model
+from tiercel.models import Checkpoint, ModelExecutor, kv_groups, load_model, open_prepared, resolve_model
 from tiercel.platforms import detect
 from tiercel.telemetry import get_logger
 from tiercel.types import KVGroup, KVLayout, Namespace
@@ -42,7 +42,7 @@ class Identity(NamedTuple):
 
 def load_checkpoint(config: EngineConfig) -> Checkpoint:
     """Finds and opens the model. Raises ModelError saying how to get it, CheckpointError if its files are broken."""
-    return open_checkpoint(resolve_model(config.model))
+    return open_prepared(resolve_model(config.model), resolve_model_cache(config))
 
 
 def build_engine(config: EngineConfig, checkpoint: Checkpoint | None = None) -> Engine:
@@ -53,18 +53,19 @@ def build_engine(config: EngineConfig, checkpoint: Checkpoint | None = None) -> 
     if compute.why_not_native:
         log.warning("computing on the reference back end", reason=compute.why_not_native)
     groups = layout_groups(compute, checkpoint)
-    weight_bytes = compute.weight_bytes(checkpoint.weights)
+    weight_bytes = compute.weight_bytes(checkpoint)
     disk = resolve_disk(config) if config.prefix_caching else None
     store = open_store(disk)
     kept = disk if store is not None else None
     plan = make_plan(config, checkpoint.config, groups, weight_bytes, platform, compute, disk=kept)
     ops = compute.load()
-    own = namespace(config, checkpoint, f"{ops.numerics}/kv-{compute.kv_dtype}")
+    own = namespace(config, checkpoint, compute.numerics(ops, checkpoint))
     manager = KVCacheManager(groups, plan.num_blocks, own, prefix_caching=config.prefix_caching)
     arena = Arena(groups, plan.num_blocks)
     if store is not None:
         arena.populate(min(_POPULATED, plan.kv_bytes // 4))
-    executor = ModelExecutor(load_model(checkpoint, ops, groups), ops, groups, arena)
+    prepared = checkpoint.folder / f"{compute.dtype}.program" if checkpoint.folder is not None else None
+    executor = ModelExecutor(load_model(checkpoint, ops, groups, prepared), ops, groups, arena)
     if store is not None:
         manager.attach(disk_tier(config, store, own, groups), arena, write_policy(config))
     scheduler = Scheduler(manager, max_num_seqs=plan.max_num_seqs, max_num_batched_tokens=plan.max_num_batched_tokens)
@@ -83,7 +84,7 @@ def identify(config: EngineConfig) -> Identity:
     """Who an engine with these settings would be, without building its model. Raises what `build_engine` raises."""
     checkpoint = load_checkpoint(config)
     compute = resolve_compute(config, checkpoint.config, detect())
-    numerics = f"{compute.load().numerics}/kv-{compute.kv_dtype}"
+    numerics = compute.numerics(compute.load(), checkpoint)
     return Identity(checkpoint, namespace(config, checkpoint, numerics), layout_groups(compute, checkpoint))
 
 

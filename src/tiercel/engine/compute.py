@@ -1,13 +1,12 @@
 """Resolves what computes: back end, formats, instruction set, threads."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 
 from tiercel.config import EngineConfig
+from tiercel.models import Checkpoint
 from tiercel.ops import Ops, load_ops, native_reason
 from tiercel.platforms import Platform
-from tiercel.types import InvalidInput, KVFormat, ModelConfig, Weight
+from tiercel.types import FORMATS, InvalidInput, KVFormat, ModelConfig, WeightFormat
 
 _BYTES_PER_VALUE = {"float32": 4.0, "bf16": 2.0, "int8": 34 / 32, "int4": 20 / 32}  # of a matrix
 
@@ -26,21 +25,30 @@ class Compute:
     def load(self) -> Ops:
         return load_ops(self.backend, threads=self.threads, dtype=self.dtype, isa=self.isa)
 
-    def weight_bytes(self, weights: Mapping[str, Weight]) -> int:
-        """About what the weights take in memory."""
-        return sum(self._bytes_of(weight) for weight in weights.values())
+    def numerics(self, ops: Ops, checkpoint: Checkpoint) -> str:
+        """The numerics class of what this computes: the back end's, the formats its products read, and that of the KV.
 
-    def _bytes_of(self, weight: Weight) -> int:
+        Weights as stored in bf16 and weights turned into bf16 are one class; a file's 8 bits and its float32 copy are two.
+        """
+        formats = {_product_format(FORMATS[name]) for name in checkpoint.matrix_formats}
+        products = "+".join(sorted(formats)) if self.dtype == "stored" else self.dtype
+        return f"{ops.numerics}/{products}/kv-{self.kv_dtype}"
+
+    def weight_bytes(self, checkpoint: Checkpoint) -> int:
+        """About what the weights take in memory."""
+        return sum(int(count * self._bytes_per_value(FORMATS[name])) for name, count in checkpoint.parameters.items())
+
+    def _bytes_per_value(self, stored: WeightFormat) -> float:
         if self.dtype == "stored":
-            return min(weight.data.nbytes, 2 * prod(weight.shape))
-        return int(_BYTES_PER_VALUE[self.dtype] * prod(weight.shape))
+            return min(stored.block_bytes / stored.block_values, 2.0)
+        return _BYTES_PER_VALUE[self.dtype]
 
 
 def resolve_compute(config: EngineConfig, model: ModelConfig, platform: Platform) -> Compute:
     """Auto means native unless something asks for float32 or the machine has no way. Raises InvalidInput for what cannot be."""
     backend, reason = config.backend, ""
     if backend == "auto":
-        wants_float32 = config.dtype in ("auto", "float32") or config.kv_dtype == "float32"
+        wants_float32 = config.dtype == "float32" or config.kv_dtype == "float32"
         reason = "" if wants_float32 else _why_not_native(model)
         backend = "reference" if wants_float32 or reason else "cpu"
     threads = platform.cores if config.threads == "auto" else config.threads
@@ -63,3 +71,8 @@ def _why_not_native(model: ModelConfig) -> str:
     if model.head_dim % 32 or model.head_dim > 256:
         return f"the native back end takes heads of 32, 64, ... 256 channels and this model has {model.head_dim}"
     return native_reason()
+
+
+def _product_format(stored: WeightFormat) -> str:
+    """What a weight as stored is multiplied as."""
+    return stored.name.lower() if stored.block_values > 1 else "bf16"

@@ -12,7 +12,7 @@ from tiercel.engine.build import build_engine
 from tiercel.engine.frontend import ChatMessage, Frontend, Prompt, RequestTracker
 from tiercel.engine.messages import Abort, EngineStats, Submit
 from tiercel.engine.outputs import Delta, RequestOutput, SampleOutput
-from tiercel.models import Tokenizer
+from tiercel.models import Checkpoint, Tokenizer
 from tiercel.types import InvalidInput, SamplingParams
 
 
@@ -25,14 +25,24 @@ class LLM:
     Settings are the fields of `EngineConfig`, as keyword arguments or as one object. Not thread-safe; `AsyncLLM` serves many.
     """
 
-    def __init__(self, model: str | None = None, *, config: EngineConfig | None = None, **settings: object) -> None:
-        """Raises InvalidInput for settings that cannot be met, ModelError if the model is missing or broken."""
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        config: EngineConfig | None = None,
+        checkpoint: Checkpoint | None = None,
+        **settings: object,
+    ) -> None:
+        """Raises InvalidInput for settings that cannot be met, ModelError if the model is missing or broken.
+
+        checkpoint: the model of these settings, if it has been opened already.
+        """
         if model is not None:
             settings["model"] = model
         if config is not None and settings:
             raise InvalidInput("config", "give either a config object or single settings")
         self.config = config or checked(EngineConfig, settings)
-        engine = build_engine(self.config)
+        engine = build_engine(self.config, checkpoint)
         self.core = engine.core
         weakref.finalize(self, self.core.close)  # also at the interpreter's end: what was computed is not lost
         self.plan = engine.plan

@@ -1,6 +1,7 @@
 """One sample of a request as the engine sees it."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tiercel.engine.messages import Submit
@@ -34,7 +35,7 @@ class Request:
     siblings: list["Request"] = field(default_factory=list)
     matcher: "GrammarMatcher | None" = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The request's name inside the engine, unique among samples."""
         return f"{self.request_id}/{self.index}"

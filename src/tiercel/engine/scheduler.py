@@ -89,7 +89,7 @@ class Scheduler:
         for request in sorted(self.running, key=lambda r: (r.num_missing_tokens > 1, _rank(r))):
             if output.budget == 0:
                 break
-            if request not in self.running:  # preempted for the sake of an earlier one
+            if self.num_preemptions > before and request not in self.running:  # preempted for the sake of an earlier one
                 continue
             num_tokens = min(request.num_missing_tokens, output.budget)
             if self._reserve(request, num_tokens, output):

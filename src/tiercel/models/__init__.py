@@ -6,6 +6,7 @@ from tiercel.models.checkpoint import Checkpoint, open_checkpoint
 from tiercel.models.convert import Conversion, convert_model
 from tiercel.models.executor import Executor, ModelExecutor
 from tiercel.models.groups import kv_groups
+from tiercel.models.prepared import open_prepared
 from tiercel.models.registry import Model
 from tiercel.models.resolve import resolve_model
 from tiercel.models.tokenizer import Tokenizer
@@ -22,6 +23,7 @@ __all__ = [
     "kv_groups",
     "load_model",
     "open_checkpoint",
+    "open_prepared",
     "render_chat",
     "resolve_model",
 ]

@@ -14,13 +14,12 @@ log = get_logger("tiercel.models")
 _MOST_NAMED = 5
 
 
-def load_model(checkpoint: Checkpoint, ops: Ops, groups: Sequence[KVGroup], folder: Path | None = None) -> Forward:
-    """The model of a checkpoint, ready to run: as an earlier start left it in `folder`, or built now and left there.
+def load_model(checkpoint: Checkpoint, ops: Ops, groups: Sequence[KVGroup], file: Path | None = None) -> Forward:
+    """The model of a checkpoint, ready to run: as an earlier start left it in `file`, or built now and left there.
 
     Raises what `build_model` raises.
     """
     layouts = [group.layout for group in groups]
-    file = folder / f"{ops.numerics}.program" if folder is not None else None
     ready = ops.restore(file, layouts) if file is not None else None
     if ready is not None:
         return ready

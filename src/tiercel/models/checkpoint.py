@@ -1,8 +1,10 @@
 """A model on disk, whatever its file format."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 
 from tiercel.models import gguf_config, gguf_tokenizer, hf_config, tokenizer
@@ -19,6 +21,8 @@ class Checkpoint:
 
     metadata: texts by name that the writer of the weights left beside them.
     generation_defaults: sampling settings the model's author recommends (`generation_config.json`), possibly empty.
+    folder: where what is made of the model may be kept for later starts (`models.prepared`); it may not be there yet, and
+    files that are written to it may vanish. None = nowhere.
     """
 
     path: Path
@@ -29,6 +33,20 @@ class Checkpoint:
     chat_template: str | None
     metadata: Mapping[str, str] = field(default_factory=dict)
     generation_defaults: Mapping[str, float] = field(default_factory=dict)
+    folder: Path | None = None
+
+    @cached_property
+    def parameters(self) -> Mapping[str, int]:
+        """How many numbers the weights hold, by the name of their format: {"Q4_1": 134219776, "F32": 35136}."""
+        counts = Counter[str]()
+        for weight in self.weights.values():
+            counts[weight.format.name] += prod(weight.shape)
+        return counts
+
+    @cached_property
+    def matrix_formats(self) -> tuple[str, ...]:
+        """The formats in which matrices are stored, by name, in order."""
+        return tuple(sorted({weight.format.name for weight in self.weights.values() if len(weight.shape) == 2}))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -49,13 +67,23 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return checkpoint
 
 
+def open_weights(path: Path, config: ModelConfig) -> Mapping[str, Weight]:
+    """Only the weights of a model whose settings are known. Raises CheckpointError."""
+    return read_safetensors(path) if path.is_dir() else gguf_config.read_weights(read_gguf(path), config)
+
+
+def model_name(path: Path) -> str:
+    """What a model is called whose files lie at `path`."""
+    return _directory_name(path) if path.is_dir() else path.stem
+
+
 def _open_gguf(path: Path) -> Checkpoint:
     file = read_gguf(path)
     config = gguf_config.read_config(file)
     template = file.metadata.get("tokenizer.chat_template")
     return Checkpoint(
         path=path,
-        name=path.stem,
+        name=model_name(path),
         config=config,
         weights=gguf_config.read_weights(file, config),
         tokenizer=gguf_tokenizer.read_tokenizer(file),
@@ -70,7 +98,7 @@ def _open_directory(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: the tokenizer's eos_token is none of the model's {config.vocab_size} tokens")
     return Checkpoint(
         path=path,
-        name=_directory_name(path),
+        name=model_name(path),
         config=replace(config, eos_token_ids=vocabulary.eos_token_ids),
         weights=read_safetensors(path),
         tokenizer=vocabulary,

@@ -19,7 +19,7 @@ class ModelExecutor:
     """Runs a model on a back end. model: a description, or what the back end compiled it to."""
 
     def __init__(self, model: Forward, ops: Ops, groups: Sequence[KVGroup], arena: Arena) -> None:
-        self._model = model
+        self.model = model
         self._ops = ops
         self._kv = tuple(ops.bind_kv(area, group.layout) for area, group in zip(arena.groups, groups, strict=True))
 
@@ -27,5 +27,5 @@ class ModelExecutor:
         for kv, pairs in zip(self._kv, step.copies, strict=True):
             if len(pairs):
                 self._ops.copy_blocks(kv, pairs)
-        logits = self._model(self._ops, self._ops.begin(step), self._kv)
+        logits = self.model(self._ops, self._ops.begin(step), self._kv)
         return self._ops.sample(logits, step.sampling)

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,14 @@ ISA = (
     "bf16",
     "sve",
 )
+# Families of x86 and Arm: a name, the member that says that the family is there, and members worth naming.
+_FAMILIES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
+    ("AVX2", "avx2", {"avx_vnni": "VNNI"}),
+    ("AVX-512", "avx512f", {"avx512_bf16": "BF16", "avx512_fp16": "FP16", "avx512_vnni": "VNNI"}),
+    ("AMX", "amx_tile", {"amx_bf16": "BF16", "amx_int8": "INT8"}),
+    ("NEON", "asimd", {"asimddp": "dot products", "bf16": "BF16", "i8mm": "INT8"}),
+    ("SVE", "sve", {}),
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,11 @@ class Platform:
     memory_available: int
     isa: tuple[str, ...]
     numa_nodes: int
+
+    @property
+    def instruction_sets(self) -> tuple[str, ...]:
+        """The entries of `isa` by family: "AVX-512 (BF16, VNNI)"."""
+        return tuple(_family(name, members, self.isa) for name, first, members in _FAMILIES if first in self.isa)
 
 
 def detect(root: Path = Path("/"), affinity: int | None = None) -> Platform:
@@ -70,6 +84,11 @@ def detect(root: Path = Path("/"), affinity: int | None = None) -> Platform:
         isa=tuple(name for name in ISA if name in flags),
         numa_nodes=max(1, sum(1 for _ in (root / "sys/devices/system/node").glob("node[0-9]*"))),
     )
+
+
+def _family(name: str, members: Mapping[str, str], isa: tuple[str, ...]) -> str:
+    found = ", ".join(shown for member, shown in members.items() if member in isa)
+    return f"{name} ({found})" if found else name
 
 
 def _processors() -> int:

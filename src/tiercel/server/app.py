@@ -26,7 +26,7 @@ from tiercel.server.generation import Services
 from tiercel.server.listing import Health, ModelCard, ModelList, Version
 from tiercel.server.middleware import Observe
 from tiercel.server.protocol import ChatRequest, CompletionRequest
-from tiercel.telemetry import ServerMetrics
+from tiercel.telemetry.metrics import ServerMetrics
 from tiercel.types import EngineDead, InvalidInput
 
 _STATS_SECONDS = 10.0  # an engine answers between two steps; one that takes longer is as good as dead

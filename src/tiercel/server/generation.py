@@ -14,7 +14,8 @@ from tiercel.server.admission import Admission
 from tiercel.server.answers import Answer, Tally
 from tiercel.server.errors import ApiError, as_api_error, internal_error, invalid
 from tiercel.server.meter import RequestMeter
-from tiercel.telemetry import ServerMetrics, get_logger
+from tiercel.telemetry import get_logger
+from tiercel.telemetry.metrics import ServerMetrics
 from tiercel.types import InvalidInput, SamplingParams
 
 log = get_logger("tiercel.server")

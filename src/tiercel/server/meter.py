@@ -7,7 +7,7 @@ from types import TracebackType
 from tiercel.engine.outputs import Delta
 from tiercel.server.answers import Tally
 from tiercel.server.errors import ApiError
-from tiercel.telemetry import ServerMetrics
+from tiercel.telemetry.metrics import ServerMetrics
 
 
 @dataclass

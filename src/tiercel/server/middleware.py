@@ -7,7 +7,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tiercel.server.errors import internal_error
-from tiercel.telemetry import ServerMetrics, get_logger
+from tiercel.telemetry import get_logger
+from tiercel.telemetry.metrics import ServerMetrics
 
 log = get_logger("tiercel.http")
 

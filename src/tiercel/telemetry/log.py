@@ -6,12 +6,12 @@ other; one that handles nothing sees warnings and worse on standard error. Stand
 
 import logging
 import sys
-from typing import Any, NamedTuple
-
-import structlog
-from structlog.typing import EventDict, Processor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiercel.config.server import LogFormat, LogLevel
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor
 
 
 class LogSettings(NamedTuple):
@@ -34,6 +34,8 @@ def configure_logging(level: LogLevel = "info", format: LogFormat = "auto") -> N
 
     level, format: see `LogSettings`.
     """
+    import structlog  # only who formats needs it: it takes longer to load than a short answer to begin
+
     global _settings
     _settings = LogSettings(level, format)
     interactive = sys.stderr.isatty()
@@ -55,28 +57,46 @@ def configure_logging(level: LogLevel = "info", format: LogFormat = "auto") -> N
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
-def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger whose methods take an event and fields: `log.info("ready", url=url)`.
+class Logger:
+    """Takes events with fields: `log.info("ready", url=url)`. Made by `get_logger`.
 
-    Neither needs nor touches the program's own settings of structlog.
+    `exc_info` is no field: an exception, or True for the one being handled, whose traceback is logged as well.
     """
-    logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
-        logging.getLogger(name),
-        processors=[structlog.stdlib.filter_by_level, _hand_over],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
-    )
-    return logger
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def debug(self, event: str, **fields: object) -> None:
+        self._log(logging.DEBUG, event, fields)
+
+    def info(self, event: str, **fields: object) -> None:
+        self._log(logging.INFO, event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        self._log(logging.WARNING, event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        self._log(logging.ERROR, event, fields)
+
+    def exception(self, event: str, **fields: object) -> None:
+        """An error, with the traceback of the exception being handled."""
+        self._log(logging.ERROR, event, {"exc_info": True, **fields})
+
+    def _log(self, level: int, event: str, fields: dict[str, Any]) -> None:
+        """Hands the event over to the standard library: as text for any handler, with its parts for our own."""
+        if self._logger.isEnabledFor(level):
+            exception = fields.pop("exc_info", None)
+            text = " ".join([event, *(f"{key}={value!r}" for key, value in fields.items())])
+            extra = {"event_dict": {**fields, "event": event}}
+            self._logger.log(level, text, exc_info=exception, extra=extra, stacklevel=3)
 
 
-def _hand_over(logger: logging.Logger, method: str, event: EventDict) -> tuple[tuple[str], dict[str, Any]]:
-    """The last step before the standard library: the event as text for any handler, with its parts for our own."""
-    exception = event.pop("exc_info", None)
-    fields = [f"{key}={value!r}" for key, value in event.items() if key != "event"]
-    return (" ".join([str(event["event"]), *fields]),), {"exc_info": exception, "extra": {"event_dict": event}}
+def get_logger(name: str) -> Logger:
+    """A logger on top of the standard library's. Neither needs nor touches the program's own settings of structlog."""
+    return Logger(logging.getLogger(name))
 
 
-def _restore(logger: logging.Logger, method: str, event: EventDict) -> EventDict:
-    """Undoes `_hand_over`; records of other libraries pass as they are."""
+def _restore(logger: logging.Logger, method: str, event: "EventDict") -> "EventDict":
+    """Undoes `Logger._log`; records of other libraries pass as they are."""
     event.update(getattr(event["_record"], "event_dict", {}))
     return event

@@ -1,6 +1,7 @@
 """Products with BF16 weights against numpy in the same order of arithmetic: equal bits at every level and thread count."""
 
 from collections import namedtuple
+from functools import cache
 
 import numpy as np
 import pytest
@@ -42,6 +43,7 @@ SHAPES = [
     (64, (96,), 160, True, False),
     (70, (19, 50), 100, True, True),
     (2, (700, 500), 1500, True, True),  # several runs of panels
+    (34, (150,), 1000, False, True),  # and several strips of rows
 ]
 
 
@@ -156,13 +158,19 @@ def random_product(seed, rows, parts, columns, bias, residual, **exponents):
     )
 
 
+@cache
+def case(seed, rows, parts, columns, bias, residual):
+    """A product and its result: once for all pools."""
+    product = random_product(seed, rows, parts, columns, bias, residual)
+    return product, reference(product)
+
+
 # -- tests ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_shapes(pool, shape):
-    product = random_product(SHAPES.index(shape), *shape)
-    expected = reference(product)
+    product, expected = case(SHAPES.index(shape), *shape)
     assert_array_equal(run(pool, product).view(np.uint32), expected.view(np.uint32))
     if product.residual is not None:
         assert_array_equal(run(pool, product, in_place=True).view(np.uint32), expected.view(np.uint32))
@@ -171,9 +179,10 @@ def test_shapes(pool, shape):
 def test_random_shapes(pool):
     rng = np.random.default_rng(11)
     for seed in range(12):
-        shape = (int(rng.integers(1, 80)), tuple(rng.integers(1, 90, rng.integers(1, 4)).tolist()), int(rng.integers(1, 300)))
-        product = random_product(seed, *shape, bool(rng.integers(2)), bool(rng.integers(2)))
-        assert_array_equal(run(pool, product).view(np.uint32), reference(product).view(np.uint32), err_msg=str(shape))
+        parts = tuple(rng.integers(1, 90, rng.integers(1, 4)).tolist())
+        shape = (int(rng.integers(1, 80)), parts, int(rng.integers(1, 300)))
+        product, expected = case(seed, *shape, bool(rng.integers(2)), bool(rng.integers(2)))
+        assert_array_equal(run(pool, product).view(np.uint32), expected.view(np.uint32), err_msg=str(shape))
 
 
 def test_a_row_does_not_depend_on_the_others(pool):
@@ -191,7 +200,8 @@ def test_infinity_and_nan_stay_in_their_row_and_channel(pool):
     product.parts[0][21, 5] = 0xFF80
     result = run(pool, product)
     assert np.all(np.isnan(result[7]))
-    assert not np.any(np.isfinite(result[9])) and not np.any(np.isfinite(result[:, 21]))
+    assert not np.any(np.isfinite(result[9]))
+    assert not np.any(np.isfinite(result[:, 21]))
     touched = np.zeros(result.shape, bool)
     touched[[7, 9]] = touched[:, 21] = True
     assert_array_equal(result[~touched], expected[~touched])
@@ -202,5 +212,6 @@ def test_denormals_are_zero(pool):
     product = random_product(5, 18, (35,), 128, False, False, low=60, high=68)
     product.x[:, ::5] = 0x0013
     expected = reference(product, np.float64)
-    assert np.mean(expected == 0) > 0.001 and np.mean(expected != 0) > 0.1
+    assert np.any(expected == 0)
+    assert np.mean(expected != 0) > 0.1
     assert_array_equal(run(pool, product), expected)

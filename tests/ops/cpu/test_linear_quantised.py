@@ -97,7 +97,7 @@ class Activations:
 
     def __init__(self, values, scales):
         self.values, self.scales = values, scales
-        rows, columns = values.shape
+        rows = len(values)
         self.sums = values.reshape(rows, -1, 16).sum(axis=2, dtype=np.int16)
         self.scaled_sums = scales * self.sums.reshape(rows, -1, 2).sum(axis=2).astype(np.float32)
         fields = (values, scales, self.scaled_sums, self.sums)
@@ -216,6 +216,14 @@ def test_a_row_depends_on_itself_only(pool, name):
     together = product(pool, x, [weight])
     for count in (1, 2, 3, 4, 5, 8, 15):
         assert_array_equal(product(pool, x.take(np.arange(70)[-count:]), [weight]), together[-count:])
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_rows_beyond_the_cache(pool, name):
+    """More than 1 MiB of rows take several panels at a time; 300 channels are more panels than one such set."""
+    weight, x = random_weight(name, 300, 1024), random_activations(1045, 1024)
+    some = np.array([0, 1, 15, 16, 500, 1039, 1040, 1044])
+    assert_array_equal(product(pool, x, [weight])[some], expected(x.take(some), weight))
 
 
 @pytest.mark.parametrize("name", QUANTISED)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from tiercel.ops.cpu.library import LEVELS, Pool, address, best_level
+from tiercel.ops.cpu.library import Pool, address
 from tiercel.ops.cpu.packing import FORMATS as NUMBERS
 from tiercel.ops.cpu.packing import Matrix, unpack
 from tiercel.ops.dequantize import dequantize
@@ -17,7 +17,7 @@ ALONE = ("F32", "F16", "BF16")
 
 @pytest.fixture(scope="module", params=(1, 3))
 def pool(request):
-    return Pool(request.param, LEVELS[LEVELS.index(best_level())])
+    return Pool(request.param)
 
 
 def packed_bytes(pool, target, rows, columns):
@@ -96,10 +96,8 @@ def test_bf16_keeps_every_bit(pool, columns):
 
 @pytest.mark.parametrize("source", ["F32", "F16", *QUANTISED])
 def test_bf16_is_the_nearest(pool, source):
-    if source in ALONE:
-        weight = weight_of(normal(19, 256), source)
-    else:
-        weight = _requantised(pool, normal(19, 256), source)
+    values = normal(19, 256)
+    weight = weight_of(values, source) if source in ALONE else _requantised(pool, values, source)
     assert_array_equal(unpack(pack(pool, weight, "BF16"), pool), as_bf16(dequantize(weight)))
 
 

@@ -104,6 +104,49 @@ def test_mask_words_agree():
     assert np.array_equal(mask_of(allowed), mask_words(allowed))
 
 
+NAN, INF, TINY = np.nan, np.inf, 1e-40
+NOTHING = [False] * 40
+
+
+@pytest.mark.usefixtures("undefined")
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("logits", "allowed", "expected"),
+    [
+        ([-INF] * 39 + [NAN], None, 0),
+        ([NAN] * 35 + [INF] + [-INF] * 4, None, 35),
+        ([-INF] * 40, [False] * 33 + [True] * 7, 33),
+        ([1.0] * 40, NOTHING, 0),
+        ([50.0] + [1.0] * 38 + [9.0], [False] * 20 + [True] + [False] * 19, 20),
+        ([0.0] * 38 + [100.0, 100.0 + 2**-17], None, 39),
+    ],
+)
+@np.errstate(all="ignore")
+def test_rows_with_one_answer(pool, logits, allowed, expected, temperature):
+    mask = None if allowed is None else mask_words(np.array([allowed]))
+    sampling = batch(1, temperature=temperature, min_p=1.0, mask=mask)
+    row = np.array([logits], np.float32)
+    assert definition.sample(row, sampling).token_ids.tolist() == [expected]
+    assert native.sample(pool, row, sampling).token_ids.tolist() == [expected]
+
+
+@pytest.mark.usefixtures("undefined")
+def test_denormal_distances_count(pool):
+    """The order of candidates is that of their distances, however small: half of the mass is one token's."""
+    sampling = batch(50, seed=range(50), top_p=0.5)
+    logits = np.tile(np.array([-TINY, 0.0], np.float32), (50, 1))
+    assert set(native.sample(pool, logits, sampling).token_ids.tolist()) == {1}
+
+
+@pytest.mark.usefixtures("undefined")
+@pytest.mark.parametrize("vocab", [33, 64])
+def test_bits_behind_the_last_token_mean_nothing(pool, vocab):
+    mask = np.array([[0, 0xFFFFFFFE]], np.uint32)
+    expected = 33 if vocab == 64 else 0
+    logits = np.full((1, vocab), -np.inf, np.float32)
+    assert native.sample(pool, logits, batch(1, mask=mask)).token_ids.tolist() == [expected]
+
+
 @pytest.mark.usefixtures("undefined")
 def test_more_rows_than_threads(pool):
     logits = np.random.default_rng(5).standard_normal((64, 1000)).astype(np.float32)
@@ -119,11 +162,21 @@ def test_rows_of_a_wider_buffer(pool):
 
 
 @pytest.mark.usefixtures("undefined")
-def test_weights_fall_as_the_definition_says():
-    """Two tokens at a known distance: tokens change where the draw passes the first one's share."""
-    pool = POOLS[0]
-    for distance in (1e-40, 1e-6, 0.1, 1.0, 5.0, 12.0):
-        logits = np.repeat(np.array([[0.0, -distance]], np.float32), 4000, axis=0)
-        sampling = batch(4000, seed=range(4000))
-        output = native.sample(pool, logits, sampling)
-        assert output.token_ids.tolist() == definition.sample(logits, sampling).token_ids.tolist()
+def test_weights_are_exact_to_what_top_p_can_tell():
+    """Two tokens: the second is kept where the first one's share is below top_p, by no more than float32 can say."""
+    distances = np.linspace(0.01, 4, 60, dtype=np.float32)
+    shares = 1 / (1 + np.exp(-distances.astype(np.float64)))
+    for change, kept in ((1 - 1.2e-7, 1), (1 + 1.2e-7, 2)):
+        logits = np.repeat(np.stack([0 * distances, -distances], axis=1), 100, axis=0)
+        sampling = batch(len(logits), seed=np.tile(range(100), 60), top_p=np.repeat(shares * change, 100))
+        tokens = native.sample(POOLS[0], logits, sampling).token_ids.reshape(60, 100)
+        assert (tokens.max(axis=1) + 1 == kept).all()
+
+
+@pytest.mark.usefixtures("undefined")
+@pytest.mark.parametrize("distance", [1e-40, 1e-6, 0.1, 1.0, 5.0, 12.0])
+def test_draws_change_where_the_definition_says(distance):
+    logits = np.repeat(np.array([[0.0, -distance]], np.float32), 500, axis=0)
+    sampling = batch(500, seed=range(500))
+    output = native.sample(POOLS[0], logits, sampling)
+    assert output.token_ids.tolist() == definition.sample(logits, sampling).token_ids.tolist()

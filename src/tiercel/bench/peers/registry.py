@@ -1,4 +1,4 @@
-"""Peers by name. Each is imported only when asked for."""
+"""Peers by name. Each is imported, or started, only when asked for."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,15 @@ PEERS = Registry("peer", {"transformers": "tiercel.bench.peers.transformers:Tran
 
 
 def load_peer(name: str, model: Path, threads: int) -> Subject:
-    """The peer, ready to generate with this model on so many threads. Raises InvalidInput if it is unknown or not installed."""
+    """The peer, ready to generate on so many threads: one of `PEERS` with this model, or NAME=PROGRAM:MODEL with its own.
+
+    Raises InvalidInput if it is unknown or not installed, TiercelError if it does not start.
+    """
+    if "=" in name:
+        from tiercel.bench.peers.external import ExternalPeer, PeerSpec
+
+        spec = PeerSpec.parse(name)
+        return ExternalPeer(spec.title, spec.command(threads))
     try:
         make = cast("Callable[[Path, int], Subject]", PEERS.load(name))
     except ImportError as error:

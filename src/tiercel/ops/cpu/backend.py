@@ -61,7 +61,7 @@ class CpuOps(Ops):
 
     @property
     def numerics(self) -> str:
-        return f"cpu-{self._dtype}"  # the same bits at every instruction set and thread count
+        return "cpu"  # the same bits at every instruction set and thread count, for weights of the same formats
 
     # -- constants ---------------------------------------------------------------------------------------------------------
 

@@ -185,7 +185,7 @@ class Pool:
 
 def address(array: npt.NDArray[np.generic]) -> int:
     """Where an array's first byte lies."""
-    data: int = array.__array_interface__["data"][0]
+    data: int = array.ctypes.data
     return data
 
 

@@ -11,7 +11,6 @@ from tiercel.ops.sampling import sample as sample_by_definition
 from tiercel.types import SamplingBatch, StepOutput
 
 Float32 = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.intp]
 
 _SETTINGS = ("temperature", "top_p", "min_p", "top_k", "seed", "sample_index", "output_position")
 
@@ -22,16 +21,19 @@ def sample(pool: Pool, logits: Float32, sampling: SamplingBatch) -> StepOutput:
     if len(others) == len(logits):
         return sample_by_definition(logits, sampling)
     output = _sample_natively(pool, logits, sampling)
-    return _merged(output, others, sample_by_definition(logits[others], _some(sampling, others))) if len(others) else output
+    return _merged(output, others, sample_by_definition(logits[others], _some(sampling, others))) if others else output
 
 
-def _others(sampling: SamplingBatch) -> Rows:
+def _others(sampling: SamplingBatch) -> list[int]:
     """The samples that the library does not know how to draw."""
-    beyond = (sampling.repetition_penalty != 1.0) | (sampling.num_logprobs >= 0)
-    beyond |= (sampling.presence_penalty != 0.0) | (sampling.frequency_penalty != 0.0)
-    if sampling.logit_bias is not None:
-        beyond |= np.array([bias is not None for bias in sampling.logit_bias])
-    return np.flatnonzero(beyond)
+    wants = zip(
+        sampling.num_logprobs.tolist(),
+        sampling.prompt_tokens,
+        sampling.output_tokens,
+        sampling.logit_bias or [None] * len(sampling.rows),
+        strict=True,
+    )
+    return [i for i, (logprobs, *more) in enumerate(wants) if logprobs >= 0 or any(x is not None for x in more)]
 
 
 def _sample_natively(pool: Pool, logits: Float32, sampling: SamplingBatch) -> StepOutput:
@@ -55,7 +57,7 @@ def _sample_natively(pool: Pool, logits: Float32, sampling: SamplingBatch) -> St
     )
 
 
-def _some(sampling: SamplingBatch, samples: Rows) -> SamplingBatch:
+def _some(sampling: SamplingBatch, samples: list[int]) -> SamplingBatch:
     """Some samples of a batch, as a batch."""
 
     def cut(value: Any) -> Any:
@@ -66,7 +68,7 @@ def _some(sampling: SamplingBatch, samples: Rows) -> SamplingBatch:
     return SamplingBatch(**{field.name: cut(getattr(sampling, field.name)) for field in dataclasses.fields(sampling)})
 
 
-def _merged(output: StepOutput, samples: Rows, part: StepOutput) -> StepOutput:
+def _merged(output: StepOutput, samples: list[int], part: StepOutput) -> StepOutput:
     """`output` with some samples taken from `part`."""
     width = part.top_ids.shape[1]
     top_ids = np.full((len(output.token_ids), width), -1, np.int32)

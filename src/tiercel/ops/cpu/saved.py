@@ -8,6 +8,7 @@ file is opened, which also brings it there; one that is damaged, cut short, or m
 import json
 import os
 import tempfile
+import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,8 @@ _MAGIC = b"tiercel program\n"
 _CHECKED = len(_MAGIC) + 32  # where the checked part starts
 _HEADER = _CHECKED + 8
 _PAGE = 4096
+_TEMPORARY = ".tmp"
+_FORGOTTEN = 3600.0  # seconds after which a file that is still being written is one that nobody writes any more
 
 
 def save(plan: Plan, path: Path) -> None:
@@ -43,7 +46,8 @@ def save(plan: Plan, path: Path) -> None:
         }
     ).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    _sweep(path)
+    descriptor, temporary = tempfile.mkstemp(_TEMPORARY, f"{path.name}.", path.parent)
     try:
         with os.fdopen(descriptor, "w+b") as file:
             file.write(_MAGIC + bytes(32) + len(header).to_bytes(8, "little") + header)
@@ -62,6 +66,14 @@ def save(plan: Plan, path: Path) -> None:
         with suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _sweep(path: Path) -> None:
+    """Removes what writers left that were killed."""
+    for left in path.parent.glob(f"{path.name}.*{_TEMPORARY}"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _FORGOTTEN:
+                left.unlink()
 
 
 def load(path: Path) -> Plan | None:

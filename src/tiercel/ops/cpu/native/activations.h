@@ -1,10 +1,10 @@
 // The two forms in which products read their input.
 //
 // bf16: each value rounded to nearest even.
-// q8: per row and group of 32 channels a scale = largest magnitude / 127 and integers round(x / scale), to nearest even, so that
-// -128 never occurs; a group of zeros has scale 0. A row is int8 [columns], then float32 scales [columns / 32], then float32
-// scale * (sum of the group's integers) [columns / 32], then int16 [columns / 16], the sum of each 16 integers; columns are padded
-// with zeros to a multiple of 32, and the row to 64 bytes.
+// q8: per row and group of 32 channels a scale = largest magnitude / 127 and integers round(x / scale), to nearest even, so
+// that -128 never occurs; a group of zeros has scale 0. A row is int8 [columns], then float32 scales [columns / 32], then
+// float32 scale * (sum of the group's integers) [columns / 32], then int16 [columns / 16], the sum of each 16 integers; columns
+// are padded with zeros to a multiple of 32, and the row to 64 bytes.
 
 #pragma once
 

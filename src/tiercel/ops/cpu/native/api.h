@@ -129,7 +129,7 @@ struct tiercel_pool;
 int32_t tiercel_abi(void);
 int32_t tiercel_best_level(void);  // the highest level that this processor and system allow; -1 = not even AVX2
 
-// threads: the calling thread counts as one. Null if a thread cannot be started.
+// threads: the calling thread counts as one. Null if a thread cannot be started or the machine lacks the level.
 tiercel_pool *tiercel_pool_create(int32_t threads, int32_t level);
 void tiercel_pool_destroy(tiercel_pool *pool);
 

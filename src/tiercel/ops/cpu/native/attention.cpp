@@ -1,17 +1,19 @@
 // Attention: softmax(q k^T * scale) v over block tables, in an order that is the same at every level.
 //
 // The context is cut into splits at positions that are multiples of 256, and a split into spans of 32. For each query:
-//   score of a key   q (rounded to bf16) times k in the order of matrix tiles over head_dim, filled up with zeros to a multiple of
-//                    32: per 32 channels an even chain e = fma(q[2j], k[2j], e) and an odd one, both from 0, then
+//   score of a key   q (rounded to bf16) times k in the order of matrix tiles over head_dim, filled up with zeros to a multiple
+//                    of 32: per 32 channels an even chain e = fma(q[2j], k[2j], e) and an odd one, both from 0, then
 //                    s = s + (e + o); s from 0. Then s * (scale * log2(e)).
-//   of a split       m = the largest of its visible scores, p = 2^(score - m) rounded to bf16, l = sum of p, key by key, and
-//                    o[d] = p times v in the order of matrix tiles over keys: spans are its blocks of 32. Hidden keys have p = 0.
+//   of a split       m = the largest of its visible scores, p = 2^(score - m) rounded to bf16 (`weight_of`), l = sum of p: 16
+//                    chains by position modulo 16, then `sum`, and o[d] = p times v in the order of matrix tiles over keys:
+//                    spans are its blocks of 32. Hidden keys have p = 0.
 //   merge            of splits, in order: M = max(m, m'), a = 2^(m - M), b = 2^(m' - M), l = fma(l, a, l' * b),
 //                    o = fma(o, a, o' * b), from m = -inf, l = o = 0. It leaves bits alone where either side is empty, so it
 //                    does not matter which hidden splits are skipped, nor which thread computes a split.
 //   result           o / l, and ln l + m ln 2 as log-sum-exp. A query that sees nothing gives zeros and -inf.
 //
-// Lanes are queries. A zero may differ in sign with the rows beside it (0 * -v), until the end, where 0 is added.
+// Up to 16 queries of one kv head make a tile, for which keys and values are read once. A zero may differ in sign with the rows
+// beside it (0 * -v), until the end, where 0 is added. What is written in the arena is taken to be finite.
 
 #include "attention_keys.h"
 #include "attention_plan.h"
@@ -25,35 +27,47 @@
 namespace tiercel::TIERCEL_LEVEL {
 namespace {
 
+// Splits first .. last - 1 of a unit.
+struct Walk {
+    const Unit *unit;
+    int64_t first, last;
+};
+
 // Computes units, one at a time, in a thread's scratch memory.
 class Walker {
   public:
     static int64_t bytes(int width, int tiles) {
-        return tiles * (Products::query_bytes(width) + part_bytes(width)) + part_bytes(width) + kScoreBytes +
-               kSpans * span_bytes(width) + Products::scratch_bytes(width);
+        return tiles * (Products::query_bytes(width) + part_bytes(width)) + part_bytes(width) +
+               row_bytes(width) + kSpans * span_bytes(width) + Products::scratch_bytes(width);
     }
 
     Walker(const Attention &job, const Plan &plan, int width, uint8_t *memory)
         : job_(job), plan_(plan), head_dim_(job.group->head_dim), width_(width), queries_(memory),
           states_(queries_ + plan.tiles() * Products::query_bytes(width)), part_(states_ + plan.tiles() * part_bytes(width)),
-          scores_(reinterpret_cast<float *>(part_ + part_bytes(width))),
-          copies_(reinterpret_cast<uint8_t *>(scores_) + kScoreBytes), products_(width, copies_ + kSpans * span_bytes(width)) {}
+          row_(reinterpret_cast<float *>(part_ + part_bytes(width))),
+          copies_(reinterpret_cast<uint8_t *>(row_) + row_bytes(width)),
+          products_(width, copies_ + kSpans * span_bytes(width)) {}
 
     static int64_t part_bytes(int width) { return Part::floats(width) * int64_t(sizeof(float)); }
 
-    // Splits first .. last - 1 of a unit. parts: where each split's result of each tile goes; null: they are merged at once.
-    void walk(const Unit &unit, int64_t first, int64_t last, uint8_t *parts) {
+    // parts: where each split's result of each tile goes; null: they are merged at once. next: the walk after this one, or
+    // null.
+    void walk(const Walk &walk, uint8_t *parts, const Walk *next) {
+        const Unit &unit = *walk.unit;
         pack_queries(unit);
         for (int tile = 0; tile < unit.tiles(); tile++) clear(state(tile), width_);
         const Context context(job_, unit.request, unit.kv_head);
-        for (int64_t i = first; i < last; i++) {
+        for (int64_t i = walk.first; i < walk.last; i++) {
             fetch(unit, context, unit.position(i));
-            for (int span = 0; span < num_spans_; span++) products_.prepare(span, spans_[span].values);
+            ahead_.clear(kSpan * head_dim_ * int64_t(sizeof(uint16_t)));
+            if (i + 1 < walk.last) look_ahead(unit, unit.position(i + 1));
+            else if (next) look_ahead(*next->unit, next->unit->position(next->first));
+            products_.begin_split(unit.tiles() > 1);
             for (int tile = 0; tile < unit.tiles(); tile++) {
                 uint8_t *memory = parts ? parts + (i * unit.tiles() + tile) * part_bytes(width_) : part_;
                 const Part part(reinterpret_cast<float *>(memory));
                 attend(unit, tile, part);
-                if (!parts) merge(state(tile), part, lanes(unit, tile), width_);
+                if (!parts) merge(state(tile), part, queries(unit, tile), width_);
             }
         }
     }
@@ -69,23 +83,23 @@ class Walker {
         clear(total, width_);
         for (int64_t i = 0; i < unit.splits(); i++) {
             auto *memory = const_cast<uint8_t *>(parts) + (i * unit.tiles() + tile) * part_bytes(width_);
-            merge(total, Part(reinterpret_cast<float *>(memory)), lanes(unit, tile), width_);
+            merge(total, Part(reinterpret_cast<float *>(memory)), queries(unit, tile), width_);
         }
         write(unit, tile, total);
     }
 
   private:
-    static constexpr int64_t kScoreBytes = kSplit * kLanes * int64_t(sizeof(float));
+    static int64_t row_bytes(int width) { return 2 * width * int64_t(sizeof(float)); }
     static int64_t span_bytes(int width) { return 2 * kSpan * width * int64_t(sizeof(uint16_t)); }
 
-    static int lanes(const Unit &unit, int tile) { return int(std::min<int64_t>(unit.queries - tile * kLanes, kLanes)); }
+    static int queries(const Unit &unit, int tile) { return int(std::min<int64_t>(unit.queries - tile * kLanes, kLanes)); }
     uint8_t *query(int tile) const { return queries_ + tile * Products::query_bytes(width_); }
     Part state(int tile) const { return Part(reinterpret_cast<float *>(states_ + tile * part_bytes(width_))); }
 
     void pack_queries(const Unit &unit) {
         std::memset(queries_, 0, unit.tiles() * Products::query_bytes(width_));
-        float *padded = scores_;
-        auto *rounded = reinterpret_cast<uint16_t *>(scores_ + width_);
+        float *padded = row_;
+        auto *rounded = reinterpret_cast<uint16_t *>(row_ + width_);
         std::fill(padded, padded + width_, 0.0f);
         for (int64_t i = 0; i < unit.queries; i++) {
             const float *q = job_.q + plan_.row(unit, i) * job_.stride + plan_.head(unit, i) * head_dim_;
@@ -112,11 +126,24 @@ class Walker {
             if (!(any & present)) continue;
             Span &span = spans_[num_spans_];
             span.first = first;
+            span.column = int(first - position);
             span.present = present;
             span.whole = (every & present) == ~0u;
             auto *copy = reinterpret_cast<uint16_t *>(copies_ + num_spans_ * span_bytes(width_));
             place_span(context, head_dim_, width_, any & present, copy, span);
             num_spans_++;
+        }
+    }
+
+    // Asks for a split before it is needed: keys, then values.
+    void look_ahead(const Unit &unit, int64_t position) {
+        const Context context(job_, unit.request, unit.kv_head);
+        const int64_t last = std::min(position + kSplit - kSpan, unit.high / kSpan * kSpan);
+        for (int64_t first = last; first >= position; first -= kSpan) {
+            if (context.present(first)) ahead_.add(context.value(first));
+        }
+        for (int64_t first = last; first >= position; first -= kSpan) {
+            if (context.present(first)) ahead_.add(context.key(first));
         }
     }
 
@@ -127,32 +154,37 @@ class Walker {
 
     // One tile and the split that was fetched.
     void attend(const Unit &unit, int tile, const Part &part) {
-        const F32 factor = all(job_.scale * kLog2E);
-        const int used = lanes(unit, tile);
-        F32 largest = all(kHidden), sum = zero();
-        int count = 0, seen_spans[kSpans];
+        const int count = queries(unit, tile);
+        const Span *spans[kSpans];
+        int num_spans = 0;
         for (int i = 0; i < num_spans_; i++) {
-            alignas(64) int32_t seen[kLanes] = {};
-            if (!spans_[i].whole && !look(unit, tile, spans_[i], seen)) continue;
-            float *scores = scores_ + count * kSpan * kLanes;
-            products_.scores(query(tile), spans_[i].keys, used, scores);
-            largest = spans_[i].whole ? scale_scores(scores, factor, largest) : scale_scores(scores, factor, largest, seen);
-            seen_spans[count++] = i;
+            if (!spans_[i].whole && !look(unit, tile, spans_[i], num_spans)) continue;
+            if (spans_[i].whole) show(spans_[i], num_spans);
+            products_.score(query(tile), spans_[i], count, ahead_);
+            spans[num_spans++] = &spans_[i];
         }
-        const F32 base = finite(largest);
-        for (int i = 0; i < count; i++) sum = weigh(scores_ + i * kSpan * kLanes, base, sum);
-        products_.weighted_values(scores_, seen_spans, count, used, part.values);
-        store(part.largest, largest);
-        store(part.sum, sum);
+        alignas(64) float largest[kLanes] = {}, sum[kLanes] = {};
+        const F32 factor = all(job_.scale * kLog2E);
+        for (int i = 0; i < count; i++) {
+            auto put = [&](int column, F32 first, F32 last) { products_.put_weights(i, column, first, last); };
+            sum[i] = weigh(products_.scores(i), sights_[i], num_spans, factor, largest[i], ahead_, put);
+        }
+        products_.weigh_values(spans, num_spans, count, part.values, ahead_);
+        store(part.largest, load(largest));
+        store(part.sum, load(sum));
     }
 
-    // What each lane sees of a span. False: nothing.
-    bool look(const Unit &unit, int tile, const Span &span, int32_t *seen) const {
+    void show(const Span &span, int number) {
+        for (auto &sights : sights_) sights[number] = {span.column, ~0u};
+    }
+
+    // What each query of a tile sees of a span. False: nothing.
+    bool look(const Unit &unit, int tile, const Span &span, int number) {
         uint32_t any = 0;
-        for (int lane = 0; lane < lanes(unit, tile); lane++) {
-            const uint32_t bits = visible(job_, plan_.row(unit, tile * kLanes + lane), span.first) & span.present;
-            seen[lane] = int32_t(bits);
-            any |= bits;
+        for (int i = 0; i < queries(unit, tile); i++) {
+            const uint32_t seen = visible(job_, plan_.row(unit, tile * kLanes + i), span.first) & span.present;
+            sights_[i][number] = {span.column, seen};
+            any |= seen;
         }
         return any != 0;
     }
@@ -160,13 +192,13 @@ class Walker {
     void write(const Unit &unit, int tile, const Part &part) {
         alignas(64) float lse[kLanes];
         store(lse, log_sum_exp(part));
-        for (int lane = 0; lane < lanes(unit, tile); lane++) {
-            const int64_t row = plan_.row(unit, tile * kLanes + lane), head = plan_.head(unit, tile * kLanes + lane);
-            const F32 sum = all(part.sum[lane] > 0 ? part.sum[lane] : 1.0f);
-            float *values = part.values + lane * width_;
+        for (int i = 0; i < queries(unit, tile); i++) {
+            const int64_t row = plan_.row(unit, tile * kLanes + i), head = plan_.head(unit, tile * kLanes + i);
+            const F32 sum = all(part.sum[i] > 0 ? part.sum[i] : 1.0f);
+            float *values = part.values + i * width_;
             for (int d = 0; d < width_; d += kLanes) store(values + d, load(values + d) / sum + zero());
             std::copy(values, values + head_dim_, job_.out + row * job_.stride_out + head * head_dim_);
-            if (job_.lse) job_.lse[row * job_.stride_lse + head] = lse[lane];
+            if (job_.lse) job_.lse[row * job_.stride_lse + head] = lse[i];
         }
     }
 
@@ -174,11 +206,13 @@ class Walker {
     const Plan &plan_;
     int head_dim_, width_;
     uint8_t *queries_, *states_, *part_;
-    float *scores_;  // [256][16]
+    float *row_;  // a query, before and after it is rounded
     uint8_t *copies_;
     Products products_;
+    Ahead ahead_;
     Span spans_[kSpans];
     int num_spans_ = 0;
+    Sight sights_[kLanes][kSpans];
 };
 
 }  // namespace
@@ -191,26 +225,37 @@ void attention(const Attention &job, const Worker &worker) {
     plan.lay_out(reinterpret_cast<Unit *>(memory + work));
     Walker walker(job, plan, width, memory);
     if (plan.claimed()) {
-        for (int64_t i = worker.claim(); i < plan.size(); i = worker.claim()) {
-            const Unit &unit = plan[plan.size() - 1 - i];  // later rows see more: long walks first
-            walker.walk(unit, 0, unit.splits(), nullptr);
-            walker.finish(unit);
+        auto claim = [&]() -> Walk {
+            const int64_t i = plan.size() - 1 - worker.claim();  // later rows see more: long walks first
+            return i < 0 ? Walk{} : Walk{&plan[i], 0, plan[i].splits()};
+        };
+        for (Walk walk = claim(), next; walk.unit; walk = next) {
+            next = claim();
+            walker.walk(walk, nullptr, next.unit ? &next : nullptr);
+            walker.finish(*walk.unit);
         }
         return;
     }
     uint8_t *parts = plan.parts() ? worker.shared(plan.parts() * Walker::part_bytes(width)) : nullptr;
     auto parts_of = [&](const Unit &unit) { return parts + unit.first_part * Walker::part_bytes(width); };
-    for (int64_t i = 0; i < plan.size(); i++) {
-        int64_t first, last;
-        plan.share(plan[i], worker.index, first, last);
-        if (first == last) continue;
-        const bool whole = plan[i].first_part < 0;
-        walker.walk(plan[i], first, last, whole ? nullptr : parts_of(plan[i]));
-        if (whole) walker.finish(plan[i]);
+    int64_t number = 0;
+    auto own = [&]() -> Walk {
+        for (; number < plan.size(); number++) {
+            int64_t first, last;
+            plan.share(plan[number], worker.index, first, last);
+            if (first < last) return {&plan[number++], first, last};
+        }
+        return {};
+    };
+    for (Walk walk = own(), next; walk.unit; walk = next) {
+        next = own();
+        const bool whole = walk.unit->first_part < 0;
+        walker.walk(walk, whole ? nullptr : parts_of(*walk.unit), next.unit ? &next : nullptr);
+        if (whole) walker.finish(*walk.unit);
     }
     if (!parts) return;
-    worker.barrier();
-    int64_t number = 0;
+    worker.barrier();  // another one comes before the next job, which may want the same memory
+    number = 0;
     for (int64_t i = 0; i < plan.size(); i++) {
         if (plan[i].first_part < 0) continue;
         for (int tile = 0; tile < plan[i].tiles(); tile++) {

@@ -1,4 +1,6 @@
-// The two products of attention on vectors, in the order of the matrix tiles; see attention.cpp.
+// The two products of attention on vectors, in the order of the matrix tiles; see attention.cpp. Both are one function: rows
+// of numbers times the rows of a matrix in blocks of 32, with lanes over the matrix's columns. For scores that matrix is the
+// keys of a span turned round.
 
 #pragma once
 
@@ -7,12 +9,23 @@
 
 namespace tiercel::TIERCEL_LEVEL {
 
-// One register, so that a tile of up to 8 queries costs AVX2 no second one.
 #ifdef __AVX512F__
-using Register = F32;
-inline Register load_register(const float *p) { return load(p); }
-inline Register broadcast(float x) { return all(x); }
+
+constexpr int kRegister = 16;
+constexpr int kRows = 4;  // rows of a product that are computed together: as many as there are registers for
+struct Register {
+    __m512 v;
+};
+inline Register load_register(const float *p) { return {_mm512_loadu_ps(p)}; }
+inline Register broadcast(float x) { return {_mm512_set1_ps(x)}; }
+inline Register fma(Register a, Register b, Register c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline Register operator+(Register a, Register b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline void store(float *p, Register a) { _mm512_storeu_ps(p, a.v); }
+
 #else
+
+constexpr int kRegister = 8;
+constexpr int kRows = 2;
 struct Register {
     __m256 v;
 };
@@ -21,88 +34,151 @@ inline Register broadcast(float x) { return {_mm256_set1_ps(x)}; }
 inline Register fma(Register a, Register b, Register c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline Register operator+(Register a, Register b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline void store(float *p, Register a) { _mm256_storeu_ps(p, a.v); }
+
 #endif
-constexpr int kRegister = sizeof(Register) / sizeof(float);
+
+// 8 x 8 pairs of bf16, rows `stride` values apart, turned round and widened: row 2j + i of `to` [16][kSpan] is element i of the
+// pairs j.
+inline void turn_pairs(const uint16_t *from, int64_t stride, float *to) {
+    __m256i r[8], t[8];
+    for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from + i * stride));
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        r[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int j = 0; j < 8; j++) {
+        __m256i pairs = j < 4 ? _mm256_permute2x128_si256(r[j], r[4 + j], 0x20)
+                              : _mm256_permute2x128_si256(r[j - 4], r[j], 0x31);
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(to + 2 * j * kSpan), _mm256_slli_epi32(pairs, 16));
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(to + (2 * j + 1) * kSpan),
+                            _mm256_and_si256(pairs, _mm256_set1_epi32(int32_t(0xffff0000))));
+    }
+}
 
 class Products {
   public:
-    // Queries: float32 [width][16 lanes].
-    static int64_t query_bytes(int width) { return int64_t(width) * kLanes * int64_t(sizeof(float)); }
-    static int64_t scratch_bytes(int width) { return int64_t(kSpan) * width * int64_t(sizeof(float)); }
+    // Queries: float32 [16][width].
+    static int64_t query_bytes(int width) { return int64_t(kLanes) * width * int64_t(sizeof(float)); }
+    static int64_t scratch_bytes(int width) { return 2 * kSpans * span_bytes(width) + kScoreBytes; }
 
-    Products(int width, uint8_t *scratch) : width_(width), wide_(reinterpret_cast<float *>(scratch)) {}
+    Products(int width, uint8_t *scratch)
+        : width_(width), keys_(reinterpret_cast<float *>(scratch)), values_(keys_ + kSpans * kSpan * width),
+          scores_(values_ + kSpans * kSpan * width) {}
 
-    static void pack_query(const uint16_t *query, int width, int lane, uint8_t *tile) {
-        auto *values = reinterpret_cast<uint32_t *>(tile);
-        for (int d = 0; d < width; d++) values[d * kLanes + lane] = uint32_t(query[d]) << 16;
+    static void pack_query(const uint16_t *query, int width, int number, uint8_t *tile) {
+        auto *row = reinterpret_cast<uint32_t *>(tile) + number * width;
+        for (int d = 0; d < width; d++) row[d] = uint32_t(query[d]) << 16;
     }
 
-    // Values are widened when they are used.
-    void prepare(int span, const uint16_t *values) { values_[span] = values; }
+    // shared: several tiles of queries come, and what is prepared for one is kept for the next.
+    void begin_split(bool shared) { shared_ = shared, keys_ready_ = values_ready_ = 0; }
 
-    // scores [32][16] = keys [32, width] times queries; only the first `lanes` of each 16 are needed.
-    void scores(const uint8_t *query, const uint16_t *keys, int lanes, float *scores) const {
-        widen(keys);
-        for (int lane = 0; lane < lanes; lane += kRegister) {
-            const float *q = reinterpret_cast<const float *>(query) + lane;
-            for (int key = 0; key < kSpan; key += 4) scores_of_four(q, wide_ + key * width_, scores + key * kLanes + lane);
+    float *scores(int query) { return scores_ + query * kSplit; }
+
+    void put_weights(int query, int column, F32 first, F32 last) {
+        store(scores(query) + column, first);
+        store(scores(query) + column + kLanes, last);
+    }
+
+    // scores(query)[span's columns] = query times the keys of a span.
+    void score(const uint8_t *queries, const Span &span, int count, Ahead &ahead) {
+        float *keys = place(keys_, span);
+        if (!ready(keys_ready_, span)) {
+            for (int d = 0; d < width_; d += 16) {
+                for (int key = 0; key < kSpan; key += 8) {
+                    turn_pairs(span.keys + key * width_ + d, width_, keys + d * kSpan + key);
+                }
+            }
+        }
+        for (int query = 0; query < count; query++) {
+            for (int i = 0; i < kSpan; i += kLanes) store(scores(query) + span.column + i, zero());
+        }
+        for (int d = 0; d < width_; d += kSpan) {
+            const float *rows = reinterpret_cast<const float *>(queries) + d;
+            add_product(rows, width_, keys + d * kSpan, kSpan, kSpan, count, scores_ + span.column, kSplit, ahead);
         }
     }
 
-    // values [16][width] = weights, [count][32][16], times the values of `count` prepared spans; only `lanes` rows are needed.
-    void weighted_values(const float *weights, const int *spans, int count, int lanes, float *values) {
-        for (int i = 0; i < (lanes + 1) / 2 * 2 * width_; i += kLanes) store(values + i, zero());
-        for (int i = 0; i < count; i++, weights += kSpan * kLanes) {
-            widen(values_[spans[i]]);
-            for (int lane = 0; lane < lanes; lane += 2) {
-                for (int d = 0; d < width_; d += 2 * kRegister) {
-                    add_two_lanes(weights + lane, wide_ + d, values + lane * width_ + d);
-                }
+    // values [16][width] = weights times the values of some spans.
+    void weigh_values(const Span *const *spans, int num_spans, int count, float *values, Ahead &ahead) {
+        for (int i = 0; i < count * width_; i += kLanes) store(values + i, zero());
+        for (int i = 0; i < num_spans; i++) {
+            const Span &span = *spans[i];
+            float *rows = place(values_, span);
+            if (!ready(values_ready_, span)) {
+                for (int j = 0; j < kSpan * width_; j += kLanes) store(rows + j, load_bf16(span.values + j));
             }
+            add_product(scores_ + span.column, kSplit, rows, width_, width_, count, values, width_, ahead);
         }
     }
 
   private:
-    void widen(const uint16_t *rows) const {
-        for (int i = 0; i < kSpan * width_; i += kLanes) store(wide_ + i, load_bf16(rows + i));
+    static constexpr int64_t kScoreBytes = kLanes * kSplit * int64_t(sizeof(float));
+    static int64_t span_bytes(int width) { return int64_t(kSpan) * width * int64_t(sizeof(float)); }
+
+    float *place(float *prepared, const Span &span) const { return prepared + (shared_ ? span.column * width_ : 0); }
+
+    bool ready(uint32_t &bits, const Span &span) const {
+        const uint32_t bit = 1u << span.column / kSpan;
+        const bool known = bits & bit;
+        bits |= bit;
+        return known;
     }
 
-    // Four keys' scores for one register of lanes.
-    void scores_of_four(const float *q, const float *keys, float *scores) const {
-        Register total[4] = {};
-        for (int block = 0; block < width_; block += 32) {
-            Register even[4] = {}, odd[4] = {};
-            for (int d = block; d < block + 32; d += 2) {
-                Register q_even = load_register(q + d * kLanes), q_odd = load_register(q + (d + 1) * kLanes);
-                for (int i = 0; i < 4; i++) {
-                    even[i] = fma(broadcast(keys[i * width_ + d]), q_even, even[i]);
-                    odd[i] = fma(broadcast(keys[i * width_ + d + 1]), q_odd, odd[i]);
+    // to [count][columns] += rows [count][32] times matrix [32][columns].
+    static void add_product(const float *rows, int64_t row_stride, const float *matrix, int64_t matrix_stride, int columns,
+                            int count, float *to, int64_t to_stride, Ahead &ahead) {
+        Ahead nothing;
+        for (int row = 0; row < count; row += kRows) {
+            int64_t x_place[kRows], y_place[kRows];
+            for (int i = 0; i < kRows; i++) {  // the last row stands for those that are missing, too
+                x_place[i] = std::min(row + i, count - 1) * row_stride;
+                y_place[i] = std::min(row + i, count - 1) * to_stride;
+            }
+            for (int column = 0; column < columns; column += 2 * kRegister) {
+                add_some_rows(rows, x_place, matrix + column, matrix_stride, to + column, y_place, row ? nothing : ahead);
+            }
+        }
+    }
+
+    // kRows rows and two registers of columns.
+    static void add_some_rows(const float *x, const int64_t *x_place, const float *m, int64_t m_stride, float *y,
+                              const int64_t *y_place, Ahead &ahead) {
+        Register even[kRows][2] = {}, odd[kRows][2] = {};
+        for (int i = 0; i < kSpan; i += 2, m += 2 * m_stride) {
+            const Register above[2] = {load_register(m), load_register(m + kRegister)};
+            const Register below[2] = {load_register(m + m_stride), load_register(m + m_stride + kRegister)};
+            ahead.lines<kRegister / 8>();  // which makes 2 * head_dim lines for a span's two products: as many as it has
+            for (int row = 0; row < kRows; row++) {
+                const float *pair = x + x_place[row] + i;
+                for (int j = 0; j < 2; j++) {
+                    even[row][j] = fma(broadcast(pair[0]), above[j], even[row][j]);
+                    odd[row][j] = fma(broadcast(pair[1]), below[j], odd[row][j]);
                 }
             }
-            for (int i = 0; i < 4; i++) total[i] = total[i] + (even[i] + odd[i]);
         }
-        for (int i = 0; i < 4; i++) store(scores + i * kLanes, total[i]);
-    }
-
-    // Adds a span to two registers of columns of two lanes.
-    void add_two_lanes(const float *weights, const float *rows, float *values) const {
-        Register even[4] = {}, odd[4] = {};
-        for (int key = 0; key < kSpan; key += 2) {
-            const float *w = weights + key * kLanes, *v = rows + key * width_;
-            for (int i = 0; i < 4; i++) {
-                even[i] = fma(broadcast(w[i / 2]), load_register(v + i % 2 * kRegister), even[i]);
-                odd[i] = fma(broadcast(w[kLanes + i / 2]), load_register(v + width_ + i % 2 * kRegister), odd[i]);
+        Register sums[kRows][2];
+        for (int row = 0; row < kRows; row++) {
+            for (int j = 0; j < 2; j++) {
+                sums[row][j] = load_register(y + y_place[row] + j * kRegister) + (even[row][j] + odd[row][j]);
             }
         }
-        for (int i = 0; i < 4; i++) {
-            float *to = values + i / 2 * width_ + i % 2 * kRegister;
-            store(to, load_register(to) + (even[i] + odd[i]));
+        for (int row = 0; row < kRows; row++) {
+            for (int j = 0; j < 2; j++) store(y + y_place[row] + j * kRegister, sums[row][j]);
         }
     }
 
     int width_;
-    float *wide_;  // a span's keys or values, float32 [32, width]
-    const uint16_t *values_[kSpans];
+    float *keys_, *values_;  // of all spans where they are shared, otherwise of one: [width][32], [32][width]
+    float *scores_;          // [16 queries][256]; weights later
+    bool shared_ = false;
+    uint32_t keys_ready_ = 0, values_ready_ = 0;  // bits of spans
 };
 
 }  // namespace tiercel::TIERCEL_LEVEL

@@ -75,10 +75,34 @@ class Context {
     int64_t keys_, values_, end_;
 };
 
+// Memory that is read next, asked for line by line while something else is computed: the processor cannot foresee where a table
+// points.
+class Ahead {
+  public:
+    void clear(int64_t run_bytes) { run_bytes_ = run_bytes, runs_ = 0, at_ = end_ = nullptr; }
+    void add(const void *run) { run_[runs_++] = static_cast<const char *>(run); }
+
+    template <int count> void lines() {
+        if (at_ >= end_) {
+            if (runs_ == 0) return;
+            at_ = run_[--runs_];
+            end_ = at_ + run_bytes_;
+        }
+        for (int i = 0; i < count; i++) _mm_prefetch(at_ + i * 64, _MM_HINT_T1);
+        at_ += count * 64;
+    }
+
+  private:
+    const char *run_[2 * kSpans], *at_ = nullptr, *end_ = nullptr;
+    int64_t run_bytes_ = 0;
+    int runs_ = 0;  // still to come, last first
+};
+
 // 32 positions of a context. width: head_dim, rounded up to a multiple of 32; what is added is zero.
 struct Span {
     const uint16_t *keys, *values;  // bf16 [32, width]
     int64_t first;
+    int column;        // first, from the split's beginning
     uint32_t present;
     bool whole;  // every row sees every position
 };

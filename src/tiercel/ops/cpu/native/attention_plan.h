@@ -29,7 +29,8 @@ struct Unit {
 
 class Plan {
   public:
-    Plan(const Attention &job, int32_t threads) : job_(job), threads_(threads), group_size_(job.heads / job.group->num_kv_heads) {
+    Plan(const Attention &job, int32_t threads)
+        : job_(job), threads_(threads), group_size_(job.heads / job.group->num_kv_heads) {
         const int64_t tiles = count(1);
         // Long walks with many tiles spare memory; some units per thread are needed to share the work out.
         tiles_ = int(std::clamp<int64_t>(tiles / (8 * threads), 1, kMaxTiles));

@@ -1,8 +1,8 @@
 // Writes a finished row in the forms that its readers want; the last step of every kernel that can be followed by a product.
 //
 // bf16: each value to nearest even; NaN stays NaN.
-// q8, per group of 32 channels (the last filled up with zeros): scale = largest magnitude / 127, integers = x / scale to nearest
-// even. A scale that would be smaller than the smallest normal float32 is 0, with zeros as integers: the group counts as zero.
+// q8, per group of 32 channels (the last filled up with zeros): scale = largest magnitude / 127, integers = x / scale to
+// nearest even. A scale that would be smaller than the smallest normal float32 is 0, with zeros as integers: the group is zero.
 // A group that holds an infinity or NaN has a NaN scale and zeros as integers: whatever is computed from it is NaN.
 
 #pragma once

@@ -5,14 +5,19 @@
 namespace tiercel::TIERCEL_LEVEL {
 namespace {
 
-// What a thread claims at a time, about: long enough to stream, short enough for threads to finish together.
-constexpr int64_t kRunBytes = 128 << 10;
+// What a thread claims at a time, about: long enough to stream, short enough for threads to finish together; and where many
+// rows want the same weights again and again, what stays in a second-level cache beside them.
+constexpr int64_t kRunBytes = 128 << 10, kRunBytesOfManyRows = 512 << 10;
+constexpr int64_t kManyRows = 32;
+constexpr int64_t kPanelsAtOnce = 2;  // kernels work on pairs
 
 // Panels of a run. Threads that are equally fast get equally many runs.
-int64_t panels_per_run(const tiercel_matrix &part, int64_t threads) {
-    const int64_t count = panels(part.rows), bytes = count * panel_bytes(part.format, part.columns);
-    const int64_t runs = threads * ((bytes + threads * kRunBytes - 1) / (threads * kRunBytes));
-    return (count + runs - 1) / runs;
+int64_t panels_per_run(const Linear &job, const tiercel_matrix &part, int64_t threads) {
+    const int64_t run_bytes = threads * (job.rows > kManyRows ? kRunBytesOfManyRows : kRunBytes);
+    const int64_t pairs = (panels(part.rows) + kPanelsAtOnce - 1) / kPanelsAtOnce;
+    const int64_t bytes = pairs * kPanelsAtOnce * panel_bytes(part.format, part.columns);
+    const int64_t runs = threads * ((bytes + run_bytes - 1) / run_bytes);
+    return kPanelsAtOnce * ((pairs + runs - 1) / runs);
 }
 
 }  // namespace
@@ -20,7 +25,7 @@ int64_t panels_per_run(const tiercel_matrix &part, int64_t threads) {
 void linear(const Linear &job, const Worker &worker) {
     int64_t first_run = 0, channel = 0, claimed = worker.claim();
     for (const tiercel_matrix *part = job.parts; part != job.parts + job.num_parts; part++) {
-        const int64_t count = panels(part->rows), per_run = panels_per_run(*part, worker.threads);
+        const int64_t count = panels(part->rows), per_run = panels_per_run(job, *part, worker.threads);
         const int64_t end = first_run + (count + per_run - 1) / per_run;
         for (; claimed < end; claimed = worker.claim()) {
             const int64_t first = (claimed - first_run) * per_run;

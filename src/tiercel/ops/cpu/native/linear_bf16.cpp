@@ -16,8 +16,7 @@ namespace {
 
 constexpr int64_t kGroup = 32;
 constexpr int64_t kGroupBytes = 1024;
-
-constexpr int64_t kAhead = 2048;  // bytes from what is read to what is fetched: two groups of 16 rows at the speed of memory
+constexpr int64_t kAhead = 1024;  // bytes from what is read to what is fetched; 4096 and 8192 are slower
 
 inline void fetch_group(const uint8_t *weights) {
     for (int64_t line = 0; line < kGroupBytes; line += 64) _mm_prefetch(weights + kAhead + line, _MM_HINT_T0);
@@ -61,7 +60,8 @@ template <int rows> inline void add_group(const uint8_t *weights, const float *x
     for (int row = 0; row < rows; row++) sums[row] = sums[row] + (even[row] + odd[row]);
 }
 
-template <int rows = kRows - 1> inline void add_group_of_last_rows(int count, const uint8_t *weights, const float *x, F32 *sums) {
+template <int rows = kRows - 1>
+inline void add_group_of_last_rows(int64_t count, const uint8_t *weights, const float *x, F32 *sums) {
     if constexpr (rows > 0) {
         if (count == rows) return add_group<rows>(weights, x, sums);
         add_group_of_last_rows<rows - 1>(count, weights, x, sums);
@@ -84,7 +84,7 @@ void linear_by_lanes(const Linear &job, const Panels &run, const Worker &worker)
                 fetch_group(weights);
                 int64_t row = 0;
                 for (; row + kRows <= rows; row += kRows) add_group<kRows>(weights, group_x + row * kGroup, sums + row);
-                add_group_of_last_rows(int(rows - row), weights, group_x + row * kGroup, sums + row);
+                add_group_of_last_rows(rows - row, weights, group_x + row * kGroup, sums + row);
             }
             for (int64_t row = 0; row < rows; row++)
                 finish(job, first + row, run.channel_of(panel), run.channels_of(panel), sums[row]);
@@ -118,34 +118,35 @@ void add_up(const uint16_t *x, int64_t stride, const uint8_t *weights, int64_t p
     }
 }
 
+// Fetches where the sums of some rows and a pair of panels go, so that storing them does not wait.
+void fetch_results(const Linear &job, int64_t row, int64_t rows, int64_t channel) {
+    for (const float *out = job.out + row * job.stride + channel; rows > 0; rows--, out += job.stride) {
+        _mm_prefetch(out, _MM_HINT_T0);
+        _mm_prefetch(out + kLanes, _MM_HINT_T0);
+    }
+}
+
+// Strips of 32 rows, each times all panels of the run: the strip after the first finds the panels in the second-level cache.
 void linear_by_tiles(const Linear &job, const Panels &run) {
     const int64_t groups = padded_channels(run.part.columns) / kGroup, panel_bytes = groups * kGroupBytes;
+    const int64_t stride = job.stride_bf16;
     for (int64_t row = 0; row < job.rows; row += 32) {
-        const uint8_t rows[2] = {uint8_t(std::min<int64_t>(16, job.rows - row)),
-                                 uint8_t(std::clamp<int64_t>(job.rows - row - 16, 0, 16))};
-        const uint8_t below = rows[1] ? rows[1] : 1;  // a tile without rows is not allowed
-        const Tiles tiles({rows[0], rows[0], below, below, rows[0], below, 16, 16});
-        const uint16_t *x = job.x_bf16 + row * job.stride_bf16;
+        const int64_t rows = std::min<int64_t>(32, job.rows - row);
+        const uint8_t above = uint8_t(std::min<int64_t>(16, rows)), below = uint8_t(std::max<int64_t>(1, rows - 16));
+        const Tiles tiles({above, above, below, below, above, below, 16, 16});
+        const uint16_t *x = job.x_bf16 + row * stride;
         for (int64_t panel = run.first; panel < run.last; panel += 2) {
             const uint8_t *weights = run.data(panel);
-            const int num_panels = panel + 1 < run.last ? 2 : 1;
-            if (rows[1]) {
-                num_panels == 2 ? add_up<2, 2>(x, job.stride_bf16, weights, panel_bytes, groups)
-                                : add_up<2, 1>(x, job.stride_bf16, weights, panel_bytes, groups);
-            } else {
-                num_panels == 2 ? add_up<1, 2>(x, job.stride_bf16, weights, panel_bytes, groups)
-                                : add_up<1, 1>(x, job.stride_bf16, weights, panel_bytes, groups);
-            }
-            alignas(64) float sums[2][2][16][16];
-            tile_store<0>(sums[0][0], 64), tile_store<1>(sums[0][1], 64);
-            tile_store<2>(sums[1][0], 64), tile_store<3>(sums[1][1], 64);
-            for (int block = 0; block < 2; block++) {
-                for (int i = 0; i < rows[block]; i++) {
-                    for (int p = 0; p < num_panels; p++) {
-                        finish(job, row + 16 * block + i, run.channel_of(panel + p), run.channels_of(panel + p),
-                               load(sums[block][p][i]));
-                    }
-                }
+            const bool two = panel + 1 < run.last;
+            fetch_results(job, row, rows, run.channel_of(panel));
+            const auto add = rows > 16 ? (two ? add_up<2, 2> : add_up<2, 1>) : (two ? add_up<1, 2> : add_up<1, 1>);
+            add(x, stride, weights, panel_bytes, groups);
+            alignas(64) float sums[2][32][kLanes];  // [panel][row]
+            tile_store<0>(sums[0], 64), tile_store<2>(sums[0] + 16, 64);
+            tile_store<1>(sums[1], 64), tile_store<3>(sums[1] + 16, 64);
+            for (int64_t i = 0; i < rows; i++) {
+                for (int p = 0; p < 1 + two; p++)
+                    finish(job, row + i, run.channel_of(panel + p), run.channels_of(panel + p), load(sums[p][i]));
             }
         }
     }

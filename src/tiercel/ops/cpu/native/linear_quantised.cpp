@@ -6,22 +6,26 @@
 //   acc  = fma(scale_x * float(sum of the integers of x), min_w, acc)           formats with a minimum
 // with scale_w = d * scale and min_w = -(dmin * min) in K-quants; acc starts at +0. The result is (acc + bias) + residual.
 //
-// A panel's 16 outputs are the lanes of a vector. Few rows read the panel as it streams in from memory, and unpack it as they go.
-// For many rows panels are unpacked once into working memory.
+// A panel's 16 outputs are the lanes of a vector. Few rows read a panel as it streams in from memory, and unpack it as they go;
+// for many rows panels are unpacked once into working memory, and with AMX their integer sums are taken by tiles.
 
 #include <cstring>
 
 #include "activations.h"
 #include "linear.h"
 #include "quantised_formats.h"
+#ifdef __AMX_INT8__
+#include "quantised_tiles.h"
+#endif
 
 namespace tiercel::TIERCEL_LEVEL {
 namespace {
 
-constexpr int kDirectRows = 4;           // with more rows than this, panels are unpacked first
-constexpr int kBlockRows = 8;            // rows that share a register's worth of unpacked weights
-constexpr int64_t kUnpackedBytes = 256 << 10;  // panels unpacked at a time: half the second-level cache of small machines
-constexpr int64_t kAhead = 2048;         // bytes between what is multiplied and what is fetched
+constexpr int kDirectRows = 4;  // with more rows than this, panels are unpacked first
+constexpr int kBlockRows = 4;   // rows that share a run's unpacked weights in registers
+constexpr int64_t kAhead = 2048;  // bytes from what is multiplied to what is fetched
+// Rows that fit the second-level cache are read once per panel. Of more, each block of rows takes as many panels as fit.
+constexpr int64_t kRowsBytes = 1 << 20, kUnpackedBytes = 256 << 10;
 
 inline I32 broadcast(const void *four_bytes) {
     int32_t word;
@@ -79,92 +83,117 @@ template <class Format, int first, int count> I32 dot(const Quads &w, const int8
 
 #endif
 
-// One panel times `rows` rows, whose accumulators stay in registers.
-template <class Format, int rows, bool stream>
-inline void multiply(const Linear &job, const Panels &panels, int64_t panel, const uint8_t *group, int64_t row) {
+// One panel times `rows` rows, whose accumulators stay in registers. fetch: memory to be read later, at the product's pace.
+template <class Form, int rows>
+inline void multiply(const Linear &job, const Panels &panels, int64_t panel, const uint8_t *group, int64_t row,
+                     const uint8_t *fetch) {
     const int64_t runs = padded_channels(panels.part.columns) / 32;
-    const uint8_t *x = job.x_q8 + row * job.stride_q8;
-    const Q8Row first(x, panels.part.columns);
     F32 acc[rows];
     for (int r = 0; r < rows; r++) acc[r] = zero();
     auto multiply_run = [&](int64_t number, int run) {
-        const Quads w = Format::quads(group, run);
-        F32 scales[Format::kParts], minimum;
-        for (int part = 0; part < Format::kParts; part++) scales[part] = Format::scale(group, run, part);
-        if (Format::kMinimum) minimum = Format::minimum(group, run);
+        if (fetch) prefetch<Form::kFetched>(fetch + number * Form::kFetched);
+        const Quads w = Form::quads(group, run);
+        F32 scales[Form::kParts], minimum = zero();
+        for (int part = 0; part < Form::kParts; part++) scales[part] = Form::scale(group, run, part);
+        if (Form::kMinimum) minimum = Form::minimum(group, run);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
-            const int64_t skip = r * job.stride_q8;
-            const int8_t *values = first.values + skip + 32 * number;
-            auto at = [&](const auto *p) { return reinterpret_cast<decltype(p)>(reinterpret_cast<const uint8_t *>(p) + skip); };
-            const F32 scale_x = all(at(first.scales)[number]);
-            const int16_t *sums = at(first.sums) + 2 * number;
-            if constexpr (Format::kParts == 1) {
-                acc[r] = fma(to_float(dot<Format, 0, 8>(w, values, sums)), scales[0] * scale_x, acc[r]);
+            const Q8Row x(job.x_q8 + (row + r) * job.stride_q8, panels.part.columns);
+            const int8_t *values = x.values + 32 * number;
+            const int16_t *sums = x.sums + 2 * number;
+            const F32 scale_x = all(x.scales[number]);
+            if constexpr (Form::kParts == 1) {
+                acc[r] = fma(to_float(dot<Form, 0, 8>(w, values, sums)), scales[0] * scale_x, acc[r]);
             } else {
-                acc[r] = fma(to_float(dot<Format, 0, 4>(w, values, sums)), scales[0] * scale_x, acc[r]);
-                acc[r] = fma(to_float(dot<Format, 4, 4>(w, values, sums)), scales[1] * scale_x, acc[r]);
+                acc[r] = fma(to_float(dot<Form, 0, 4>(w, values, sums)), scales[0] * scale_x, acc[r]);
+                acc[r] = fma(to_float(dot<Form, 4, 4>(w, values, sums)), scales[1] * scale_x, acc[r]);
             }
-            if (Format::kMinimum) acc[r] = fma(all(at(first.scaled_sums)[number]), minimum, acc[r]);
+            if (Form::kMinimum) acc[r] = fma(all(x.scaled_sums[number]), minimum, acc[r]);
         }
     };
     int64_t number = 0;
-    for (; number + Format::kRuns <= runs; number += Format::kRuns, group += Format::kBytes) {
-        if (stream) {
-            for (int at = 0; at < Format::kBytes; at += 64) _mm_prefetch(reinterpret_cast<const char *>(group + kAhead + at), _MM_HINT_T0);
-        }
+    for (; number + Form::kRuns <= runs; number += Form::kRuns, group += Form::kBytes) {
 #pragma GCC unroll 2
-        for (int run = 0; run < Format::kRuns; run++) multiply_run(number + run, run);
+        for (int run = 0; run < Form::kRuns; run++) multiply_run(number + run, run);
     }
     for (int run = 0; number + run < runs; run++) multiply_run(number + run, run);
     for (int r = 0; r < rows; r++) finish(job, row + r, panels.channel_of(panel), panels.channels_of(panel), acc[r]);
 }
 
-template <class Format, int most, bool stream>
-void multiply_rows(const Linear &job, const Panels &panels, int64_t panel, const uint8_t *data) {
-    int64_t row = 0;
-    for (; row + most <= job.rows; row += most) multiply<Format, most, stream>(job, panels, panel, data, row);
+// Fewer than 2 * most rows. The product of a row is the same whatever rows are beside it.
+template <class Form, int most>
+void multiply_block(const Linear &job, const Panels &panels, int64_t panel, const uint8_t *data, int64_t row, int64_t last,
+                    const uint8_t *fetch) {
+    if (last - row >= most) {
+        multiply<Form, most>(job, panels, panel, data, row, fetch);
+        row += most;
+        fetch = nullptr;
+    }
     if constexpr (most > 1) {
-        if (job.rows - row >= most / 2) {
-            multiply<Format, most / 2, stream>(job, panels, panel, data, row);
-            row += most / 2;
-        }
-        if constexpr (most > 2) {
-            if (job.rows - row >= most / 4) {
-                multiply<Format, most / 4, stream>(job, panels, panel, data, row);
-                row += most / 4;
+        if (row < last) multiply_block<Form, most / 2>(job, panels, panel, data, row, last, fetch);
+    }
+}
+
+// Rows by lanes, from panels that were unpacked.
+template <class From> struct ByLanes {
+    using Form = Unpacked<From>;
+    static constexpr int kRows = kBlockRows;
+    static int64_t scratch_bytes(const Linear &, const Panels &) { return 0; }
+    ByLanes(const Linear &job, const Panels &panels, uint8_t *) : job_(job), panels_(panels) {}
+    static Quads prepare(const Quads &q) { return q; }
+    void rows(int64_t first, int64_t last) { first_ = first, last_ = last; }
+    void multiply(int64_t panel, const uint8_t *data, const uint8_t *fetch) const {
+        multiply_block<Form, kRows>(job_, panels_, panel, data, first_, last_, fetch);
+    }
+
+  private:
+    const Linear &job_;
+    const Panels &panels_;
+    int64_t first_ = 0, last_ = 0;
+};
+
+#ifdef __AMX_INT8__
+template <class From> using ManyRows = ByTiles<From>;
+#else
+template <class From> using ManyRows = ByLanes<From>;
+#endif
+
+template <class From> void unpack(const Panels &panels, int64_t panel, uint8_t *out) {
+    const uint8_t *group = panels.data(panel);
+    const int64_t runs = padded_channels(panels.part.columns) / 32;
+    for (int64_t number = 0; number < runs; number++, out += Unpacked<From>::kBytes) {
+        const int run = number % From::kRuns;
+        prefetch<From::kFetched>(group + run * From::kFetched + kAhead);
+        Unpacked<From>::write(out, ManyRows<From>::prepare(From::quads(group, run)), group, run);
+        if (run == From::kRuns - 1) group += From::kBytes;
+    }
+}
+
+template <class From> void multiply_many_rows(const Linear &job, const Panels &panels, const Worker &worker) {
+    using Rows = ManyRows<From>;
+    const int64_t columns = padded_channels(panels.part.columns), bytes = columns / 32 * Unpacked<From>::kBytes;
+    int64_t count = 1;
+    if (job.rows * columns > kRowsBytes) count = std::max<int64_t>(1, kUnpackedBytes / bytes);
+    uint8_t *unpacked = worker.scratch(count * bytes + Rows::scratch_bytes(job, panels));
+    Rows rows(job, panels, unpacked + count * bytes);
+    for (int64_t first = panels.first; first < panels.last; first += count) {
+        const int64_t last = std::min(first + count, panels.last);
+        for (int64_t panel = first; panel < last; panel++) unpack<From>(panels, panel, unpacked + (panel - first) * bytes);
+        for (int64_t row = 0; row < job.rows; row += Rows::kRows) {
+            rows.rows(row, std::min<int64_t>(row + Rows::kRows, job.rows));
+            const bool fetches = row == 0 && count == 1 && last < panels.last;
+            for (int64_t panel = first; panel < last; panel++) {
+                rows.multiply(panel, unpacked + (panel - first) * bytes, fetches ? panels.data(last) : nullptr);
             }
         }
     }
-    for (; row < job.rows; row++) multiply<Format, 1, stream>(job, panels, panel, data, row);
 }
 
-template <class Format> void unpack(const Panels &panels, int64_t panel, uint8_t *out) {
-    const uint8_t *group = panels.data(panel);
-    const int64_t runs = padded_channels(panels.part.columns) / 32;
-    for (int64_t number = 0; number < runs; number++, out += Unpacked<Format>::kBytes) {
-        const int run = number % Format::kRuns;
-        Unpacked<Format>::write(out, group, run);
-        if (run == Format::kRuns - 1) group += Format::kBytes;
-    }
-}
-
-template <class Format> void linear_format(const Linear &job, const Panels &panels, const Worker &worker) {
-    if (job.rows <= kDirectRows) {
-        for (int64_t panel = panels.first; panel < panels.last; panel++) {
-            multiply_rows<Format, kDirectRows, true>(job, panels, panel, panels.data(panel));
-        }
-        return;
-    }
-    const int64_t bytes = padded_channels(panels.part.columns) / 32 * Unpacked<Format>::kBytes;
-    const int64_t count = std::max<int64_t>(1, kUnpackedBytes / bytes);
-    uint8_t *unpacked = worker.scratch(std::min(count, panels.last - panels.first) * bytes);
-    for (int64_t first = panels.first; first < panels.last; first += count) {
-        const int64_t last = std::min(first + count, panels.last);
-        for (int64_t panel = first; panel < last; panel++) unpack<Format>(panels, panel, unpacked + (panel - first) * bytes);
-        for (int64_t panel = first; panel < last; panel++) {
-            multiply_rows<Unpacked<Format>, kBlockRows, false>(job, panels, panel, unpacked + (panel - first) * bytes);
-        }
+template <class From> void multiply(const Linear &job, const Panels &panels, const Worker &worker) {
+    if (job.rows > kDirectRows) return multiply_many_rows<From>(job, panels, worker);
+    for (int64_t panel = panels.first; panel < panels.last; panel++) {
+        const uint8_t *data = panels.data(panel);
+        multiply_block<From, kDirectRows>(job, panels, panel, data, 0, job.rows, data + kAhead);
     }
 }
 
@@ -172,12 +201,12 @@ template <class Format> void linear_format(const Linear &job, const Panels &pane
 
 void linear_quantised(const Linear &job, const Panels &panels, const Worker &worker) {
     switch (panels.part.format) {
-        case TIERCEL_Q8_0: return linear_format<Format<TIERCEL_Q8_0>>(job, panels, worker);
-        case TIERCEL_Q4_0: return linear_format<Format<TIERCEL_Q4_0>>(job, panels, worker);
-        case TIERCEL_Q4_1: return linear_format<Format<TIERCEL_Q4_1>>(job, panels, worker);
-        case TIERCEL_Q5_0: return linear_format<Format<TIERCEL_Q5_0>>(job, panels, worker);
-        case TIERCEL_Q4_K: return linear_format<Format<TIERCEL_Q4_K>>(job, panels, worker);
-        case TIERCEL_Q6_K: return linear_format<Format<TIERCEL_Q6_K>>(job, panels, worker);
+        case TIERCEL_Q8_0: return multiply<Format<TIERCEL_Q8_0>>(job, panels, worker);
+        case TIERCEL_Q4_0: return multiply<Format<TIERCEL_Q4_0>>(job, panels, worker);
+        case TIERCEL_Q4_1: return multiply<Format<TIERCEL_Q4_1>>(job, panels, worker);
+        case TIERCEL_Q5_0: return multiply<Format<TIERCEL_Q5_0>>(job, panels, worker);
+        case TIERCEL_Q4_K: return multiply<Format<TIERCEL_Q4_K>>(job, panels, worker);
+        case TIERCEL_Q6_K: return multiply<Format<TIERCEL_Q6_K>>(job, panels, worker);
         default: return;
     }
 }

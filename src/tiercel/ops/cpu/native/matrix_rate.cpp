@@ -88,7 +88,7 @@ inline F32 touched(F32 value) {
 
 double bf16_rate() {
     return rate(kSums * 2.0 * kLanes, [] {
-        F32 a = all(0.0f), b = all(1.0f), sums[kSums] = {};
+        F32 a = zero(), b = touched(zero()), sums[kSums] = {};
         for (int step = 0; step < kSteps; step++) {
             for (int i = 0; i < kSums; i++) a = touched(a), sums[i] = touched(fma(a, b, sums[i]));
         }
@@ -97,7 +97,7 @@ double bf16_rate() {
 
 double int8_rate() {
     return rate(kSums * 2.0 * sizeof(Integers), [] {
-        Integers a{}, b{}, sums[kSums] = {};
+        Integers a{}, b = touched(a), sums[kSums] = {};
         for (int step = 0; step < kSteps; step++) {
             for (int i = 0; i < kSums; i++) a = touched(a), sums[i] = touched(multiply_add(sums[i], a, b));
         }

@@ -1,7 +1,8 @@
-// Packs weights into panels (packing.h). Threads claim panels; a panel's group is filled row by row while it is in the first-level
-// cache.
+// Packs weights into panels (packing.h). Threads claim panels; a panel's group is filled row by row while it is in the
+// first-level cache.
 
 #include <atomic>
+#include <bit>
 #include <cstring>
 
 #include "pack.h"
@@ -108,13 +109,12 @@ void read_values(int32_t format, const uint8_t *source, int64_t count, float *ou
     } else if (format == TIERCEL_F16) {
         for (int64_t i = 0; i < count; i++) out[i] = from_half(half_at(source + 2 * i));
     } else {
-        for (int64_t i = 0; i < count; i++) put_word(reinterpret_cast<uint8_t *>(out + i), uint32_t(half_at(source + 2 * i)) << 16);
+        for (int64_t i = 0; i < count; i++) out[i] = std::bit_cast<float>(uint32_t(half_at(source + 2 * i)) << 16);
     }
 }
 
 uint16_t to_bf16(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
+    const uint32_t bits = std::bit_cast<uint32_t>(value);
     if ((bits & 0x7fffffff) > 0x7f800000) return bits >> 16 | 0x40;  // NaN
     return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
@@ -174,7 +174,8 @@ void pack_panel(const Packing &job, int64_t panel) {
     const int64_t step = block_shape(job.source_format).columns == 256 ? 256 : 32;
     uint8_t *out = job.packed + panel * bytes;
     // Rows and columns that only fill up a panel count as zero; so do the bytes that nothing reads.
-    if (rows < kPanelRows || job.columns % group_shape(job.format).columns || job.format == TIERCEL_Q6_K) std::memset(out, 0, bytes);
+    const bool whole = rows == kPanelRows && job.columns % group_shape(job.format).columns == 0;
+    if (!whole || job.format == TIERCEL_Q6_K) std::memset(out, 0, bytes);
     for (int64_t column = 0; column < job.columns; column += step) {
         for (int64_t row = 0; row < rows; row++) pack_run(job, job.source + (first + row) * row_bytes, column, out, row);
     }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "pack.h"
 #include "simd.h"
@@ -36,19 +37,32 @@ float lane_of(F32 a, int lane) {
     return lanes[lane];
 }
 
-// values = round((x - minimum) / scale) + zero within 0 .. top, for the scale and minimum as they are stored.
-void round_values(const float *x, float minimum, float scale, float zero, float top, uint8_t *values) {
+// values = round((x - minimum) / scale) + zero_point within 0 .. top, for the scale and minimum as stored; NaN becomes 0.
+void round_values(const float *x, float minimum, float scale, float zero_point, float top, uint8_t *values) {
     const float inverse = scale == 0.0f ? 0.0f : 1.0f / scale;
-    for (int i = 0; i < kValues; i++) {
-        float q = std::nearbyint((x[i] - minimum) * inverse) + zero;
-        values[i] = static_cast<uint8_t>(q > 0.0f ? std::min(q, top) : 0.0f);  // NaN becomes 0
+    for (int i = 0; i < kValues; i += kLanes) {
+        const F32 q = round((load(x + i) - all(minimum)) * all(inverse)) + all(zero_point);
+        const I32 whole = to_int(min(max(q, zero()), all(top)));
+        for (int lane = 0; lane < kLanes; lane += 8) {  // the low bytes of 8 lanes
+            const __m256i words = lane ? whole.hi : whole.lo;
+            const __m256i bytes = _mm256_shuffle_epi8(words, _mm256_set1_epi32(0x0c080400));
+            const uint32_t low = _mm256_extract_epi32(bytes, 0), high = _mm256_extract_epi32(bytes, 4);
+            std::memcpy(values + i + lane, &low, 4);
+            std::memcpy(values + i + lane + 4, &high, 4);
+        }
     }
 }
 
+// Of |x|; NaN is passed over.
+float largest_magnitude(const float *x) {
+    const F32 a = max(abs(load(x)), max(abs(load(x + kLanes)), zero()));
+    float lanes[kLanes];
+    store(lanes, max(a, zero()));
+    return *std::max_element(lanes, lanes + kLanes);
+}
+
 void quantise_q8_0(const float *x, Quants &out) {
-    float largest = 0.0f;
-    for (int i = 0; i < kValues; i++) largest = std::max(largest, std::fabs(x[i]));
-    out.scale = scale_to_half(largest / 127.0f);
+    out.scale = scale_to_half(largest_magnitude(x) / 127.0f);
     round_values(x, 0.0f, from_half(out.scale), 128.0f, 255.0f, out.values);
 }
 
@@ -90,8 +104,10 @@ void quantise_q4_1(const float *x, Quants &out) {
         std::fill_n(out.values, kValues, uint8_t(0));
         return;
     }
-    static constexpr float kBelow[kLanes] = {0, 0, 0, 0, .02f, .02f, .02f, .02f, .04f, .04f, .04f, .04f, .06f, .06f, .06f, .06f};
-    static constexpr float kAbove[kLanes] = {0, .02f, .04f, .06f, 0, .02f, .04f, .06f, 0, .02f, .04f, .06f, 0, .02f, .04f, .06f};
+    static constexpr float kBelow[kLanes] = {0.0f,  0.0f,  0.0f,  0.0f,  0.02f, 0.02f, 0.02f, 0.02f,
+                                             0.04f, 0.04f, 0.04f, 0.04f, 0.06f, 0.06f, 0.06f, 0.06f};
+    static constexpr float kAbove[kLanes] = {0.0f, 0.02f, 0.04f, 0.06f, 0.0f, 0.02f, 0.04f, 0.06f,
+                                             0.0f, 0.02f, 0.04f, 0.06f, 0.0f, 0.02f, 0.04f, 0.06f};
     const F32 start = fma(load(kBelow), all(range), all(low));
     const F32 inverse = all(15.0f / range) / (all(1.0f) - load(kBelow) - load(kAbove));
     // Values are taken relative to `low`, which keeps the sums small where all values are far from zero.

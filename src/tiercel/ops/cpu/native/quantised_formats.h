@@ -3,6 +3,7 @@
 // A format says
 //   kRuns, kBytes     runs of 32 columns in a group, and a group's bytes
 //   kBits, kZero      bits of a quant, and the quant that stands for 0
+//   kFetched          bytes of memory that a run takes
 //   kParts            scales per row and run: 1, or 2 of 16 columns each
 //   kMinimum          whether there is a minimum as well
 // and reads run `run` of the group at `group`.
@@ -34,6 +35,7 @@ inline Quads read_nibbles(const uint8_t *p) {
 
 template <int32_t format> struct Shape {
     static constexpr int kBytes = group_shape(format).bytes, kRuns = group_shape(format).columns / 32;
+    static constexpr int kFetched = kBytes / kRuns;
 };
 
 template <int32_t format> struct Format;
@@ -122,9 +124,14 @@ template <> struct Format<TIERCEL_Q6_K> : Shape<TIERCEL_Q6_K> {
     static F32 minimum(const uint8_t *, int) { return zero(); }
 };
 
+template <int bytes> inline void prefetch(const uint8_t *p) {
+    for (int at = 0; at < bytes; at += 64) _mm_prefetch(reinterpret_cast<const char *>(p + at), _MM_HINT_T0);
+}
+
 // A run of any format as a product of many rows reads it: unpacked once, in working memory.
 template <class From> struct Unpacked {
     static constexpr int kBits = From::kBits, kZero = From::kZero, kParts = From::kParts, kRuns = 1;
+    static constexpr int kFetched = From::kFetched;
     static constexpr bool kMinimum = From::kMinimum;
     static constexpr int kBytes = 512 + 64 * (kParts + (kMinimum ? 1 : 0));
     static Quads quads(const uint8_t *group, int) {
@@ -137,8 +144,7 @@ template <class From> struct Unpacked {
     }
     static F32 minimum(const uint8_t *group, int) { return load(reinterpret_cast<const float *>(group + 512 + 64 * kParts)); }
 
-    static void write(uint8_t *out, const uint8_t *group, int run) {
-        const Quads q = From::quads(group, run);
+    static void write(uint8_t *out, const Quads &q, const uint8_t *group, int run) {
         for (int j = 0; j < 8; j++) store(reinterpret_cast<int32_t *>(out + 64 * j), q.quad[j]);
         float *scales = reinterpret_cast<float *>(out + 512);
         for (int part = 0; part < kParts; part++) store(scales + kLanes * part, From::scale(group, run, part));

@@ -1,10 +1,10 @@
 // From logits to tokens, as ops/sampling.py defines it, for rows without penalties, bias and log probabilities.
 //
-// Three phases; every thread takes part in each, and a step of few rows is cut into chunks of rows:
-//   best     the largest logit of each chunk and its token. A greedy row is done.
-//   weigh    the weights floor(2^40 exp(-d)) of each chunk, d = (best - logit) / temperature, added up in buckets of nearly
-//            equal d. Sums of integers are the same in any order.
-//   choose   by row: the sums tell in which bucket a filter ends or the draw falls; only that bucket's candidates are sorted.
+// A row goes through three phases:
+//   best     the largest logit and its token. A greedy row is done.
+//   weigh    the weights floor(2^40 exp(-d)), d = (best - logit) / temperature, added up in buckets of nearly equal d. Sums of
+//            integers are the same in any order.
+//   draw     the sums tell in which bucket a filter ends or the draw falls; only that bucket's candidates are sorted.
 //
 // Compiled once, for the lowest level. Denormals count here, as they do in the definition.
 
@@ -262,6 +262,15 @@ int32_t first_allowed(const Row &row) {
     return 0;
 }
 
+// Whether a row's token depends on weights.
+bool is_drawn(const Row &row, Best best) { return row.settings.temperature > 0 && best.token >= 0; }
+
+// buckets: the sums of the whole row, if it is drawn.
+int32_t token_of(const Row &row, Best best, const Bucket *buckets) {
+    if (best.token < 0) return first_allowed(row);
+    return is_drawn(row, best) ? draw(row, best.logit, buckets) : best.token;
+}
+
 // -- the job ----------------------------------------------------------------------------------------------------------------
 
 class DenormalsKept {
@@ -279,54 +288,61 @@ struct Job {
     int32_t vocab, rows;
     const tiercel_sampling *settings;
     int32_t *token_ids;
-    Counter next[3];  // of each phase: chunks, chunks, rows
+    Counter next;
 
     Row row(int64_t index) const { return {logits + index * stride, vocab, settings[index]}; }
 };
 
+// At least as many rows as threads: each thread takes whole ones, which stay in its cache from phase to phase.
+void sample_rows(Job &job, const Worker &worker) {
+    auto *buckets = reinterpret_cast<Bucket *>(worker.scratch(kBuckets * int64_t(sizeof(Bucket))));
+    for (int64_t index; (index = job.next.next.fetch_add(1, std::memory_order_relaxed)) < job.rows;) {
+        const Row row = job.row(index);
+        const Best best = best_of(row, 0, job.vocab);
+        if (is_drawn(row, best)) weigh(row, best.logit, 0, job.vocab, buckets);
+        job.token_ids[index] = token_of(row, best, buckets);
+    }
+}
+
+// Fewer rows than threads: the first two phases of each row are the work of all, one chunk each.
+void sample_together(Job &job, const Worker &worker) {
+    struct Part {
+        alignas(64) Best best;
+        Bucket buckets[kBuckets];
+    };
+    Part *parts = reinterpret_cast<Part *>(worker.shared(worker.threads * int64_t(sizeof(Part))));
+    int64_t first, last;
+    worker.share((job.vocab + 31) / 32, first, last);  // masks come in words of 32 tokens
+    first *= 32;
+    last = std::min<int64_t>(last * 32, job.vocab);
+    for (int64_t index = 0; index < job.rows; index++) {
+        const Row row = job.row(index);
+        parts[worker.index].best = best_of(row, first, last);
+        worker.barrier();
+        Best best = parts[0].best;
+        for (int32_t i = 1; i < worker.threads; i++) best = parts[i].best.logit > best.logit ? parts[i].best : best;
+        if (is_drawn(row, best)) {
+            weigh(row, best.logit, first, last, parts[worker.index].buckets);
+            worker.barrier();
+        }
+        if (worker.index == 0) {
+            Bucket *sums = parts[0].buckets;
+            for (int32_t i = 1; is_drawn(row, best) && i < worker.threads; i++) {
+                for (int32_t number = 0; number < kBuckets; number++) {
+                    sums[number].mass += parts[i].buckets[number].mass;
+                    sums[number].count += parts[i].buckets[number].count;
+                }
+            }
+            job.token_ids[index] = token_of(row, best, sums);
+        }
+        if (index + 1 < job.rows) worker.barrier();  // the parts are free again
+    }
+}
+
 void work(void *context, const Worker &worker) {
     Job &job = *static_cast<Job *>(context);
     const DenormalsKept kept;
-    const int64_t chunks = (worker.threads + job.rows - 1) / job.rows, units = job.rows * chunks;
-    const int64_t best_bytes = (units * int64_t(sizeof(Best)) + 63) / 64 * 64;
-    uint8_t *memory = worker.shared(best_bytes + units * kBuckets * int64_t(sizeof(Bucket)));
-    Best *best = reinterpret_cast<Best *>(memory);
-    Bucket *buckets = reinterpret_cast<Bucket *>(memory + best_bytes);
-    auto start_of = [&](int64_t chunk) { return std::min<int64_t>((job.vocab + 31) / 32 * chunk / chunks * 32, job.vocab); };
-    auto next = [&](int phase) { return job.next[phase].next.fetch_add(1, std::memory_order_relaxed); };
-    auto row_best = [&](int64_t index) {
-        const Best *of_row = best + index * chunks;  // the first of the largest
-        return *std::max_element(of_row, of_row + chunks, [](Best a, Best b) { return a.logit < b.logit; });
-    };
-
-    for (int64_t unit; (unit = next(0)) < units;) {
-        best[unit] = best_of(job.row(unit / chunks), start_of(unit % chunks), start_of(unit % chunks + 1));
-    }
-    worker.barrier();
-    const bool greedy = std::all_of(job.settings, job.settings + job.rows, [](auto &row) { return row.temperature == 0; });
-    for (int64_t unit; !greedy && (unit = next(1)) < units;) {
-        const int64_t index = unit / chunks, chunk = unit % chunks;
-        const Best most = row_best(index);
-        if (job.settings[index].temperature == 0 || most.token < 0) continue;
-        weigh(job.row(index), most.logit, start_of(chunk), start_of(chunk + 1), buckets + unit * kBuckets);
-    }
-    if (!greedy) worker.barrier();
-    for (int64_t index; (index = next(2)) < job.rows;) {
-        const Best most = row_best(index);
-        const Row row = job.row(index);
-        Bucket *sums = buckets + index * chunks * kBuckets;
-        if (most.token < 0) {
-            job.token_ids[index] = first_allowed(row);
-        } else if (row.settings.temperature == 0) {
-            job.token_ids[index] = most.token;
-        } else {
-            for (int64_t i = kBuckets; i < chunks * kBuckets; i++) {
-                sums[i % kBuckets].mass += sums[i].mass;
-                sums[i % kBuckets].count += sums[i].count;
-            }
-            job.token_ids[index] = draw(row, most.logit, sums);
-        }
-    }
+    job.rows < worker.threads ? sample_together(job, worker) : sample_rows(job, worker);
 }
 
 }  // namespace

@@ -13,17 +13,17 @@
 
 namespace tiercel::TIERCEL_LEVEL {
 
-// The shapes of this thread's tiles, from here to the end of the scope. Rows of 64 bytes. Loading takes about a hundred cycles.
+// The shapes of this thread's tiles, from here to the end of the scope. Loading takes about a hundred cycles.
 class Tiles {
   public:
-    explicit Tiles(const uint8_t (&rows)[8]) {
+    explicit Tiles(const uint8_t (&rows)[8], const uint16_t (&row_bytes)[8] = {64, 64, 64, 64, 64, 64, 64, 64}) {
         struct alignas(64) {
             uint8_t palette, start_row, reserved[14];
             uint16_t row_bytes[16];
             uint8_t rows[16];
         } shape{};
         shape.palette = 1;
-        for (int tile = 0; tile < 8; tile++) shape.row_bytes[tile] = 64, shape.rows[tile] = rows[tile];
+        for (int tile = 0; tile < 8; tile++) shape.row_bytes[tile] = row_bytes[tile], shape.rows[tile] = rows[tile];
         asm volatile("ldtilecfg %0" ::"m"(shape) : "memory");
     }
     ~Tiles() { asm volatile("tilerelease" ::: "memory"); }  // a thread without tiles is cheaper to switch
