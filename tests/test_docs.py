@@ -37,6 +37,7 @@ def test_the_options_named_in_the_docs_exist() -> None:
     groups = {"--" + p.name.replace("_", "-") for group in (ENGINE, SAMPLING, SERVER) for p in group.parameters}
     own = {"--raw", "--system", "--force", "--json", "--peer", "--help", "--namespace", "--tokens", "--repair", "--yes"}
     own |= {"--file", "--format", "--messages", "--salt", "--restart", "--trace", "--timings", "--later", "--prompt-tokens"}
+    own |= {"--no-measure", "--profile", "--same-prompts", "--shape", "--requests"}
     assert set(re.findall(r"--[a-z][a-z-]+", text)) <= groups | own
     assert {"--" + p.name.replace("_", "-") for p in (*ENGINE.parameters, *SAMPLING.parameters)} <= set(
         re.findall(r"--[a-z][a-z-]+", text)

@@ -33,7 +33,7 @@ PROMPTS = [
 
 def test_greedy_tokens_equal_those_of_transformers():
     """128 tokens for 20 prompts, batched; where they first differ, the oracle's two best logits must be within 1e-3."""
-    outputs = llm().generate(PROMPTS, GREEDY)
+    outputs = llm(backend="reference").generate(PROMPTS, GREEDY)
     assert len(outputs) == 20
     for output in outputs:
         tokens = output.samples[0].token_ids
@@ -47,11 +47,13 @@ def test_greedy_tokens_equal_those_of_transformers():
                 break
 
 
-def test_batched_alone_cold_and_warm_are_the_same_tokens():
+@pytest.mark.parametrize("settings", [{"backend": "reference"}, {"backend": "cpu"}, {"backend": "cpu", "dtype": "bf16"}])
+def test_batched_alone_cold_and_warm_are_the_same_tokens(settings):
     params = SamplingParams(temperature=0.8, seed=11, max_tokens=24, logprobs=3)
-    together = llm().generate(PROMPTS[:6], params)
-    llm().forget()
-    alone = [llm().generate(prompt, params)[0] for prompt in PROMPTS[:6]]
+    engine = llm(**settings)
+    together = engine.generate(PROMPTS[:6], params)
+    engine.forget()
+    alone = [engine.generate(prompt, params)[0] for prompt in PROMPTS[:6]]
     for one, other in zip(together, alone, strict=True):
         assert one.samples == other.samples
 

@@ -13,9 +13,9 @@ SMOLLM2: Path = resolve_model("smollm2")
 
 
 @cache
-def llm() -> LLM:
-    """One engine for all tests that only ask it something."""
-    return LLM(str(SMOLLM2), kv_memory="512MiB")
+def llm(**settings: str) -> LLM:
+    """One engine for all tests that only ask it something; `settings` are those that are not the default."""
+    return LLM(str(SMOLLM2), kv_memory="512MiB", **settings)
 
 
 @cache

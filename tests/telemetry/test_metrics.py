@@ -46,6 +46,13 @@ def test_every_engine_count_is_shown():
     assert value(metrics, "tiercel_engine_up") == 1
 
 
+def test_the_phases_of_a_step_are_told_apart():
+    metrics = ServerMetrics()
+    metrics.engine.stats = EngineStats(phase_seconds={"schedule": 0.25, "execute": 2.0})
+    for phase, seconds in (("schedule", 0.25), ("execute", 2.0)):
+        assert value(metrics, "tiercel_step_phase_seconds_total", phase=phase) == seconds
+
+
 def test_dead_engine_has_no_counts():
     shown = families(ServerMetrics())
     assert shown["tiercel_engine_up"].samples[0].value == 0

@@ -45,7 +45,10 @@ _DIRECTIONS = ("read", "write")
 
 
 class Stats(Protocol):
-    """The part of `EngineStats` that is not one number."""
+    """The parts of `EngineStats` that are not one number."""
+
+    @property
+    def phase_seconds(self) -> Mapping[str, float]: ...
 
     @property
     def tier(self) -> Mapping[str, float]: ...
@@ -65,6 +68,12 @@ class EngineCollector(Collector):
             yield GaugeMetricFamily(f"tiercel_{name}", text, value=getattr(self.stats, name))
         for name, text in _COUNTERS.items():
             yield CounterMetricFamily(f"tiercel_{name}", text, value=getattr(self.stats, name))
+        phases = CounterMetricFamily(
+            "tiercel_step_phase_seconds", "Time in each phase of the engine's steps.", labels=["phase"]
+        )
+        for phase, seconds in self.stats.phase_seconds.items():
+            phases.add_metric([phase], seconds)
+        yield phases
         yield from _tier_metrics(self.stats.tier)
 
 

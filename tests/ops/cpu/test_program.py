@@ -74,7 +74,7 @@ def test_a_row_does_not_depend_on_its_batch_or_chunk(dtype: PackedDtype) -> None
     np.testing.assert_array_equal(np.concatenate(seen), expected)
 
 
-@pytest.mark.parametrize(("dtype", "most"), [("bf16", 0.1), ("int8", 0.12), ("int4", 0.8)])
+@pytest.mark.parametrize(("dtype", "most"), [("bf16", 0.1), ("int8", 0.25), ("int4", 0.8)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_near_the_reference(name: str, dtype: PackedDtype, most: float) -> None:
     """Errors as a part of the logits' spread. bf16 keeps 8 bits of each weight, input, key and value, and the networks are
