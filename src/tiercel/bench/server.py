@@ -30,7 +30,7 @@ class Streamed:
 
     @property
     def between(self) -> float:
-        """Seconds per token that are not spent in `execute`: scheduling, arrays, detokenisation, messages, waiting for the next."""
+        """Seconds per token outside `execute`: scheduling, arrays, messages, detokenisation, HTTP."""
         return self.per_token - self.phases["execute"]
 
 

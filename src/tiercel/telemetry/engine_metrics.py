@@ -69,7 +69,7 @@ class EngineCollector(Collector):
         for name, text in _COUNTERS.items():
             yield CounterMetricFamily(f"tiercel_{name}", text, value=getattr(self.stats, name))
         phases = CounterMetricFamily(
-            "tiercel_step_phase_seconds", "Time in each phase of the engine's steps.", labels=["phase"]
+            "tiercel_step_phase_seconds", "Time in each phase of steps.", labels=["phase"]
         )
         for phase, seconds in self.stats.phase_seconds.items():
             phases.add_metric([phase], seconds)
