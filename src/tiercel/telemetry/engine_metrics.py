@@ -68,9 +68,7 @@ class EngineCollector(Collector):
             yield GaugeMetricFamily(f"tiercel_{name}", text, value=getattr(self.stats, name))
         for name, text in _COUNTERS.items():
             yield CounterMetricFamily(f"tiercel_{name}", text, value=getattr(self.stats, name))
-        phases = CounterMetricFamily(
-            "tiercel_step_phase_seconds", "Time in each phase of steps.", labels=["phase"]
-        )
+        phases = CounterMetricFamily("tiercel_step_phase_seconds", "Time in each phase of steps.", labels=["phase"])
         for phase, seconds in self.stats.phase_seconds.items():
             phases.add_metric([phase], seconds)
         yield phases

@@ -44,6 +44,8 @@ SHAPES = [
     (70, (19, 50), 100, True, True),
     (2, (700, 500), 1500, True, True),  # several runs of panels
     (34, (150,), 1000, False, True),  # and several strips of rows
+    (20, (1300,), 32, True, False),  # more panels in a run than sums wait at a time
+    (64, (40, 0, 24), 300, False, True),  # a part without rows
 ]
 
 

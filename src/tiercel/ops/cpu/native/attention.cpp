@@ -46,7 +46,7 @@ class Walker {
           states_(queries_ + plan.tiles() * Products::query_bytes(width)), part_(states_ + plan.tiles() * part_bytes(width)),
           row_(reinterpret_cast<float *>(part_ + part_bytes(width))),
           copies_(reinterpret_cast<uint8_t *>(row_) + row_bytes(width)),
-          products_(width, copies_ + kSpans * span_bytes(width)) {}
+          products_(width, copies_ + kSpans * span_bytes(width)), ahead_(kSpan * head_dim_ * int64_t(sizeof(uint16_t))) {}
 
     static int64_t part_bytes(int width) { return Part::floats(width) * int64_t(sizeof(float)); }
 
@@ -59,9 +59,7 @@ class Walker {
         const Context context(job_, unit.request, unit.kv_head);
         for (int64_t i = walk.first; i < walk.last; i++) {
             fetch(unit, context, unit.position(i));
-            ahead_.clear(kSpan * head_dim_ * int64_t(sizeof(uint16_t)));
-            if (i + 1 < walk.last) look_ahead(unit, unit.position(i + 1));
-            else if (next) look_ahead(*next->unit, next->unit->position(next->first));
+            look_ahead(walk, i, next);
             products_.begin_split(unit.tiles() > 1);
             for (int tile = 0; tile < unit.tiles(); tile++) {
                 uint8_t *memory = parts ? parts + (i * unit.tiles() + tile) * part_bytes(width_) : part_;
@@ -135,15 +133,28 @@ class Walker {
         }
     }
 
-    // Asks for a split before it is needed: keys, then values.
-    void look_ahead(const Unit &unit, int64_t position) {
-        const Context context(job_, unit.request, unit.kv_head);
-        const int64_t last = std::min(position + kSplit - kSpan, unit.high / kSpan * kSpan);
-        for (int64_t first = last; first >= position; first -= kSpan) {
-            if (context.present(first)) ahead_.add(context.value(first));
+    // Sees to it that enough is asked for of what comes after the i-th split, in this walk and the next.
+    void look_ahead(const Walk &walk, int64_t i, const Walk *next) {
+        if (foreseen_.unit != walk.unit && !(next && foreseen_.unit == next->unit)) foreseen_ = walk;
+        if (foreseen_.unit == walk.unit) foreseen_.first = std::max(foreseen_.first, i + 1);
+        while (ahead_.wants()) {
+            if (foreseen_.first == foreseen_.last) {
+                if (!next || foreseen_.unit == next->unit) return;
+                foreseen_ = *next;
+            }
+            foresee(*foreseen_.unit, foreseen_.unit->position(foreseen_.first++));
         }
-        for (int64_t first = last; first >= position; first -= kSpan) {
+    }
+
+    // A split's keys, then its values.
+    void foresee(const Unit &unit, int64_t position) {
+        const Context context(job_, unit.request, unit.kv_head);
+        const int64_t end = std::min(position + kSplit, unit.high + 1);
+        for (int64_t first = position; first < end; first += kSpan) {
             if (context.present(first)) ahead_.add(context.key(first));
+        }
+        for (int64_t first = position; first < end; first += kSpan) {
+            if (context.present(first)) ahead_.add(context.value(first));
         }
     }
 
@@ -210,6 +221,7 @@ class Walker {
     uint8_t *copies_;
     Products products_;
     Ahead ahead_;
+    Walk foreseen_{};  // what has not been asked for yet, of this walk or the next
     Span spans_[kSpans];
     int num_spans_ = 0;
     Sight sights_[kLanes][kSpans];

@@ -134,7 +134,7 @@ class Products {
     // to [count][columns] += rows [count][32] times matrix [32][columns].
     static void add_product(const float *rows, int64_t row_stride, const float *matrix, int64_t matrix_stride, int columns,
                             int count, float *to, int64_t to_stride, Ahead &ahead) {
-        Ahead nothing;
+        Ahead nothing(0);
         for (int row = 0; row < count; row += kRows) {
             int64_t x_place[kRows], y_place[kRows];
             for (int i = 0; i < kRows; i++) {  // the last row stands for those that are missing, too
@@ -154,7 +154,7 @@ class Products {
         for (int i = 0; i < kSpan; i += 2, m += 2 * m_stride) {
             const Register above[2] = {load_register(m), load_register(m + kRegister)};
             const Register below[2] = {load_register(m + m_stride), load_register(m + m_stride + kRegister)};
-            ahead.lines<kRegister / 8>();  // which makes 2 * head_dim lines for a span's two products: as many as it has
+            ahead.lines<1>();  // for a span's two products that makes more lines than it has
             for (int row = 0; row < kRows; row++) {
                 const float *pair = x + x_place[row] + i;
                 for (int j = 0; j < 2; j++) {

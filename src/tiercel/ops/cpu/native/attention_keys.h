@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "kernels.h"
@@ -42,6 +43,7 @@ class Context {
         const int64_t segment = int64_t(group_.block_tokens) * group_.head_dim * int64_t(sizeof(uint16_t));
         keys_ = (int64_t(job.layer) * 2 * group_.num_kv_heads + kv_head) * segment;
         values_ = keys_ + group_.num_kv_heads * segment;
+        if ((group_.block_tokens & (group_.block_tokens - 1)) == 0) shift_ = std::countr_zero(uint32_t(group_.block_tokens));
         end_ = std::min<int64_t>(group_.lengths[request], int64_t(group_.max_blocks) * group_.block_tokens);
     }
 
@@ -52,7 +54,7 @@ class Context {
     uint32_t present(int64_t first) const {
         uint32_t bits = below(end_ - first);
         for (int64_t at = first; at < std::min(first + kSpan, end_);) {
-            const int64_t block = at / group_.block_tokens, next = (block + 1) * group_.block_tokens;
+            const int64_t block = block_of(at), next = (block + 1) * group_.block_tokens;
             if (blocks_[block] < 0) bits &= ~(below(next - at) << (at - first));
             at = next;
         }
@@ -60,42 +62,59 @@ class Context {
     }
 
     bool in_one_block(int64_t first) const {
-        return first / group_.block_tokens == (first + kSpan - 1) / group_.block_tokens;
+        return block_of(first) == block_of(first + kSpan - 1);
     }
 
   private:
     const uint16_t *row(int64_t position, int64_t segment) const {
-        const int64_t block = blocks_[position / group_.block_tokens], offset = position % group_.block_tokens;
-        const uint8_t *run = group_.arena + block * group_.block_bytes + segment;
+        const int64_t block = block_of(position), offset = position - block * group_.block_tokens;
+        const uint8_t *run = group_.arena + blocks_[block] * group_.block_bytes + segment;
         return reinterpret_cast<const uint16_t *>(run) + offset * group_.head_dim;
     }
 
+    // Blocks have a power of two of tokens, mostly: a division would cost as much as some products.
+    int64_t block_of(int64_t position) const { return shift_ >= 0 ? position >> shift_ : position / group_.block_tokens; }
+
     const tiercel_group &group_;
     const int32_t *blocks_;
+    int shift_ = -1;
     int64_t keys_, values_, end_;
 };
 
 // Memory that is read next, asked for line by line while something else is computed: the processor cannot foresee where a table
-// points.
+// points. Runs are asked for four at a time, side by side: memory answers sooner than to one run after the other.
 class Ahead {
   public:
-    void clear(int64_t run_bytes) { run_bytes_ = run_bytes, runs_ = 0, at_ = end_ = nullptr; }
-    void add(const void *run) { run_[runs_++] = static_cast<const char *>(run); }
+    explicit Ahead(int64_t run_bytes) : run_bytes_(run_bytes), at_(run_bytes) {}
 
+    // Whether more should be added now: up to a split's keys and values. Much more would not stay in the cache, since blocks
+    // that lie a large power of two apart share few places there.
+    bool wants() const { return last_ - first_ < kEnough; }
+    void add(const void *run) { run_[last_++ % kRuns] = static_cast<const char *>(run); }
+
+    // 4 * count lines.
     template <int count> void lines() {
-        if (at_ >= end_) {
-            if (runs_ == 0) return;
-            at_ = run_[--runs_];
-            end_ = at_ + run_bytes_;
+        for (int i = 0; i < count; i++) {
+            if (at_ >= run_bytes_ && !start()) return;
+            for (const char *run : group_) _mm_prefetch(run + at_, _MM_HINT_T1);
+            at_ += 64;
         }
-        for (int i = 0; i < count; i++) _mm_prefetch(at_ + i * 64, _MM_HINT_T1);
-        at_ += count * 64;
     }
 
   private:
-    const char *run_[2 * kSpans], *at_ = nullptr, *end_ = nullptr;
-    int64_t run_bytes_ = 0;
-    int runs_ = 0;  // still to come, last first
+    static constexpr int kEnough = kSpans, kRuns = 4 * kSpans, kGroup = 4;
+
+    // The next group; the last run stands for those that are missing.
+    bool start() {
+        if (first_ == last_) return false;
+        for (const char *&run : group_) run = run_[(first_ < last_ ? first_++ : first_ - 1) % kRuns];
+        at_ = 0;
+        return true;
+    }
+
+    const char *run_[kRuns], *group_[kGroup];
+    uint32_t first_ = 0, last_ = 0;  // runs still to come, modulo kRuns
+    int64_t run_bytes_, at_;         // within the group
 };
 
 // 32 positions of a context. width: head_dim, rounded up to a multiple of 32; what is added is zero.

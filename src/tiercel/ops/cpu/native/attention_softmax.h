@@ -69,7 +69,7 @@ inline float weigh(float *scores, const Sight *sights, int count, F32 factor, fl
         store(span, first);
         store(span + kLanes, last);
         most = max(max(first, last), most);
-        ahead.lines<4>();
+        ahead.lines<1>();
     }
     largest = max_of_lanes(most);
     const F32 base = finite(all(largest));
@@ -78,7 +78,7 @@ inline float weigh(float *scores, const Sight *sights, int count, F32 factor, fl
         const float *span = scores + sights[i].column;
         F32 first = weight_of(load(span) - base), last = weight_of(load(span + kLanes) - base);
         put(sights[i].column, first, last);
-        ahead.lines<4>();
+        ahead.lines<1>();
         total = (total + first) + last;
     }
     return sum(total);

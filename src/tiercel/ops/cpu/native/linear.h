@@ -22,6 +22,11 @@ struct Panels {
     int64_t channels_of(int64_t panel) const { return std::min<int64_t>(kPanelRows, part.rows - panel * kPanelRows); }
 };
 
+// Up to so many rows, bf16 products only wait for memory; with more, x is read again and again, and long runs make up for it.
+constexpr int64_t kFewRows = 8;
+
+// A thread calls prepare_bf16 before its first bf16 product of a job, and again if scratch memory was used for others since.
+void prepare_bf16(const Linear &job, const Worker &worker);
 void linear_bf16(const Linear &job, const Panels &panels, const Worker &worker);
 void linear_quantised(const Linear &job, const Panels &panels, const Worker &worker);  // any other format
 

@@ -21,9 +21,14 @@
 namespace tiercel::TIERCEL_LEVEL {
 namespace {
 
-constexpr int kDirectRows = 4;  // with more rows than this, panels are unpacked first
-constexpr int kBlockRows = 4;   // rows that share a run's unpacked weights in registers
-constexpr int64_t kAhead = 2048;  // bytes from what is multiplied to what is fetched
+// Rows that share a run's unpacked weights in registers; with more rows than this, panels are unpacked first.
+#ifdef __AVX512F__
+constexpr int kBlockRows = 8;
+#else
+constexpr int kBlockRows = 4;
+#endif
+// Bytes from what is multiplied to what is fetched; 2048 is slower, for out of order a processor gets as far by itself.
+constexpr int64_t kAhead = 4096;
 // Rows that fit the second-level cache are read once per panel. Of more, each block of rows takes as many panels as fit.
 constexpr int64_t kRowsBytes = 1 << 20, kUnpackedBytes = 256 << 10;
 
@@ -190,10 +195,10 @@ template <class From> void multiply_many_rows(const Linear &job, const Panels &p
 }
 
 template <class From> void multiply(const Linear &job, const Panels &panels, const Worker &worker) {
-    if (job.rows > kDirectRows) return multiply_many_rows<From>(job, panels, worker);
+    if (job.rows > kBlockRows) return multiply_many_rows<From>(job, panels, worker);
     for (int64_t panel = panels.first; panel < panels.last; panel++) {
         const uint8_t *data = panels.data(panel);
-        multiply_block<From, kDirectRows>(job, panels, panel, data, 0, job.rows, data + kAhead);
+        multiply_block<From, kBlockRows>(job, panels, panel, data, 0, job.rows, data + kAhead);
     }
 }
 
