@@ -9,16 +9,16 @@ namespace {
 // rows want the same weights again and again, what stays in a second-level cache beside them.
 constexpr int64_t kRunBytes = 128 << 10, kRunBytesOfManyRows = 512 << 10;
 constexpr int64_t kManyRows = 32;  // of quantised parts
-constexpr int64_t kPanelsAtOnce = 2;  // kernels work on pairs
+constexpr int64_t kPanelsAtOnce = 4;  // kernels work on pairs or fours
 
 // Panels of a run. Threads that are equally fast get equally many runs.
 int64_t panels_per_run(const Linear &job, const tiercel_matrix &part, int64_t threads) {
     const bool many = job.rows > (part.format == TIERCEL_BF16 ? kFewRows : kManyRows);
     const int64_t run_bytes = threads * (many ? kRunBytesOfManyRows : kRunBytes);
-    const int64_t pairs = (panels(part.rows) + kPanelsAtOnce - 1) / kPanelsAtOnce;
-    const int64_t bytes = pairs * kPanelsAtOnce * panel_bytes(part.format, part.columns);
+    const int64_t groups = (panels(part.rows) + kPanelsAtOnce - 1) / kPanelsAtOnce;
+    const int64_t bytes = groups * kPanelsAtOnce * panel_bytes(part.format, part.columns);
     const int64_t runs = threads * ((bytes + run_bytes - 1) / run_bytes);
-    return kPanelsAtOnce * ((pairs + runs - 1) / runs);
+    return kPanelsAtOnce * ((groups + runs - 1) / runs);
 }
 
 }  // namespace

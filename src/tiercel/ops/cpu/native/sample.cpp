@@ -352,5 +352,10 @@ extern "C" void tiercel_sample(tiercel_pool *pool, const float *logits, int64_t 
                                const tiercel_sampling *settings, int32_t *token_ids) {
     if (rows < 1) return;
     tiercel::Job job{logits, stride, vocab, rows, settings, token_ids, {}};
+    if (rows == 1 && settings[0].temperature == 0) {  // done sooner than another thread would wake up
+        const tiercel::Row row = job.row(0);
+        token_ids[0] = tiercel::token_of(row, tiercel::best_of(row, 0, vocab), nullptr);
+        return;
+    }
     pool->team.run(tiercel::work, &job);
 }
