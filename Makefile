@@ -48,6 +48,10 @@ bench: $(VENV)/.test $(VENV)/.native ## latency, throughput, reuse, restarts, wr
 	@mkdir -p results
 	@$(VENV)/bin/tiercel bench prefix --peer transformers --json results/prefix.json
 	@$(VENV)/bin/tiercel bench latency --peer transformers --json results/latency.json
+	@$(VENV)/bin/tiercel bench kernels --json results/kernels.json
+	@$(VENV)/bin/tiercel bench start --json results/start.json
+	@$(VENV)/bin/tiercel bench server --json results/server.json
+	@$(VENV)/bin/tiercel bench quality --json results/quality.json
 	@$(VENV)/bin/tiercel bench throughput --profile --json results/throughput.json
 	@$(VENV)/bin/tiercel bench prefix --restart --json results/restart.json
 	@$(VENV)/bin/tiercel bench write-behind --json results/write_behind.json
