@@ -4,7 +4,6 @@ from ctypes import c_int32
 
 import pytest
 
-from tests.bench.native import needs_native
 from tests.bench.test_work import HEAD, LAYERS, MODEL
 from tiercel.bench import kernels
 from tiercel.bench.kernels import (
@@ -37,7 +36,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "PREFILL", AttentionLoad(16, 80))
 
 
-@needs_native
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_kernel_is_measured(threads: int) -> None:
     pool = open_pool(threads)
@@ -58,7 +56,6 @@ def test_every_kernel_is_measured(threads: int) -> None:
     assert len(kernel_rows(timings, LIMITS)) == len(timings)
 
 
-@needs_native
 def test_bytes_and_operations_are_those_of_one_layer() -> None:
     pool = open_pool(1)
     assert pool is not None
@@ -70,7 +67,6 @@ def test_bytes_and_operations_are_those_of_one_layer() -> None:
     assert attention.operations == 4 * 128 * sum(range(65, 81))
 
 
-@needs_native
 def test_every_request_of_attention_has_blocks_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     tables: list[list[int]] = []
 
@@ -115,7 +111,6 @@ def test_products_add_up_to_a_step() -> None:
     assert row["GB/s, read again"] == 1.0
 
 
-@needs_native
 def test_working_sets_are_whole_models() -> None:
     pool = open_pool(1)
     assert pool is not None

@@ -4,7 +4,6 @@ from math import isfinite
 
 import pytest
 
-from tests.bench.native import needs_native
 from tiercel.bench.limits import MachineLimits
 from tiercel.bench.programs import open_pool
 from tiercel.bench.work import ModelWork, Reach
@@ -66,7 +65,6 @@ def test_this_machine_with_numpy_alone() -> None:
     )
 
 
-@needs_native
 @pytest.mark.parametrize("threads", [1, 2])
 def test_this_machine_with_its_kernels(threads: int) -> None:
     measured = MachineLimits.measure(open_pool(threads), runs=1, working_sets=[1 << 20], num_bytes=16 << 20)

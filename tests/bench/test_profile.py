@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.native import needs_native
 from tests.bench.test_limits import WORK, limits
 from tests.bench.test_work import HEAD, LAYERS, MODEL
 from tiercel import LLM
@@ -60,7 +59,6 @@ def native(tmp_path: Path) -> Iterator[LLM]:
         yield llm
 
 
-@needs_native
 def test_the_kernels_of_a_program_are_told_apart(native: LLM) -> None:
     work = ModelWork.of(native)
     profile = profile_decode(native, work, 70, 6, Workload(320))

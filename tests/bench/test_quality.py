@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.bench.native import needs_native
 from tests.bench.test_work import MODEL
 from tests.support.networks import Run
 from tiercel.bench.quality import CHUNK, REFERENCE, Quality, Reading, measure_quality, quality_rows
@@ -47,7 +46,6 @@ def test_the_reference_agrees_with_itself(config: EngineConfig) -> None:
     assert qualities[REFERENCE].perplexity == pytest.approx(MODEL.vocab_size, rel=0.2)  # a network that knows nothing
 
 
-@needs_native
 def test_the_native_back_end_is_near(config: EngineConfig) -> None:
     native = config.model_copy(update={"backend": "cpu"})
     models = {name: native.model_copy(update={"dtype": name}) for name in ("bf16", "int4")}

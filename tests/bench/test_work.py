@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.native import needs_native
 from tiercel import LLM
 from tiercel.bench.random_model import write_random_model
 from tiercel.bench.work import ModelWork, Reach, compiled_model
@@ -53,7 +52,6 @@ def test_of_an_engine_on_the_reference(model: Path) -> None:
         assert ModelWork.of(llm).weight_bytes == 4 * (LAYERS + HEAD)
 
 
-@needs_native
 @pytest.mark.parametrize(
     ("dtype", "weight_bytes", "in_layers", "in_head"),
     [

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.native import needs_native
 from tests.cli.conftest import Tiercel
 from tiercel.bench.prefix import PrefixLoad
 from tiercel.bench.random_model import write_random_model
@@ -111,7 +110,6 @@ def test_write_behind(tiercel: Tiercel, tiny_model: Path, tmp_path: Path) -> Non
     assert list(folder.iterdir()) == []
 
 
-@needs_native
 def test_kernels(tiercel: Tiercel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "kernels.json"
     monkeypatch.setitem(SHAPES, "small", replace(SHAPES["smollm2-135m"], vocab_size=400, num_layers=1))
@@ -140,7 +138,6 @@ def test_kernels(tiercel: Tiercel, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ]
 
 
-@needs_native
 def test_quality(tiercel: Tiercel, tmp_path: Path) -> None:
     file, text = tmp_path / "quality.json", tmp_path / "text"
     text.write_text("Some text to be read, and a little more of it.")

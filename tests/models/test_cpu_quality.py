@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.bench.native import needs_native
 from tiercel.bench import quality
 from tiercel.bench.quality import Quality, measure_quality
 from tiercel.bench.texts import read_essay
@@ -48,20 +47,17 @@ def qualities() -> dict[str, Quality]:
     return measured(*BOUNDS)
 
 
-@needs_native
 @pytest.mark.parametrize("dtype", BOUNDS)
 def test_next_tokens_are_those_of_float32(qualities: dict[str, Quality], dtype: str) -> None:
     assert qualities[dtype].agreement > BOUNDS[dtype].agreement
     assert 0 < qualities[dtype].divergence < BOUNDS[dtype].divergence
 
 
-@needs_native
 def test_the_text_is_one_that_the_model_understands(qualities: dict[str, Quality]) -> None:
     assert qualities["float32"].perplexity < 30
     assert all(abs(found.perplexity / qualities["float32"].perplexity - 1) < 0.03 for found in qualities.values())
 
 
-@needs_native
 @pytest.mark.parametrize(
     "mistake",
     [

@@ -8,9 +8,10 @@ import numpy as np
 
 from tiercel.bench.programs import KernelProgram, activations, buffer, instruction, plain_step
 from tiercel.bench.work import Kind, ModelWork
-from tiercel.ops.cpu.library import Pool, address, aligned
+from tiercel.ops.cpu.library import Pool, aligned
 from tiercel.ops.cpu.packing import FORMATS, Matrix, Packed
 from tiercel.ops.cpu.plan import Op
+from tiercel.ops.cpu.probe import probe
 
 READ_BYTES = 1 << 30  # large enough to mean memory rather than cache
 CACHED_BYTES = 200_000_000  # what a step reads may stay in a large cache below this
@@ -42,8 +43,8 @@ class MachineLimits:
         num_bytes = num_bytes or READ_BYTES
         arithmetic: dict[Kind, float] = {"float32": max(_blas_rate() for _ in range(runs))}
         if pool is not None:
-            arithmetic["bf16"] = max(pool.library.tiercel_probe(pool.handle, 1, None, 0) for _ in range(runs))
-            arithmetic["int8"] = max(pool.library.tiercel_probe(pool.handle, 2, None, 0) for _ in range(runs))
+            arithmetic["bf16"] = max(probe(pool, 1) for _ in range(runs))
+            arithmetic["int8"] = max(probe(pool, 2) for _ in range(runs))
         readers = _readers(pool, num_bytes)
         reading = {name: num_bytes / min(read(num_bytes) for _ in range(runs)) for name, read in readers.items()}
         small = sorted({size for size in working_sets if size < min(num_bytes, CACHED_BYTES)})
@@ -101,7 +102,7 @@ def _readers(pool: Pool | None, num_bytes: int) -> dict[str, Reader]:
 
     readers: dict[str, Reader] = {"float32 product": blas}
     if pool is not None:
-        readers["plain reading"] = lambda size: size / float(pool.library.tiercel_probe(pool.handle, 0, address(memory), size))
+        readers["plain reading"] = lambda size: size / probe(pool, 0, memory[:size])
         readers |= {f"{name} kernel": _kernel_reader(pool, memory, name) for name in ("BF16", "Q8_0", "Q4_1")}
     return readers
 

@@ -45,7 +45,6 @@ class KernelProgram(NativeProgram):
     ) -> None:
         specs = tuple(BufferSpec(buffer.strides[0], samples=False) for buffer in buffers)
         super().__init__(pool, Plan(instructions, tuple(constants), specs, ()))
-        self._kept = tuple(buffers)  # the program itself knows addresses only
         for number, buffer in enumerate(buffers):
             self.bring(number, buffer)
 

