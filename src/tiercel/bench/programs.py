@@ -29,7 +29,7 @@ def open_pool(threads: int, level: str = "auto") -> Pool | None:
 def instruction(op: Op, **fields: object) -> npt.NDArray[np.void]:
     """[1] tiercel_instruction that waits for the one before; what is not given is none."""
     entry = np.zeros(1, INSTRUCTION)
-    for name in ("inputs", "out", "in_bf16", "in_q8", "out_bf16", "out_q8", "constant"):
+    for name in ("inputs", "out", "in_bf16", "in_q8", "in_i8", "out_bf16", "out_q8", "out_i8", "constant"):
         entry[name] = -1
     entry["op"], entry["barrier"] = op, 1
     for name, value in fields.items():

@@ -99,8 +99,8 @@ def run(pool, product, in_place=False):
     instruction["op"] = LINEAR
     instruction["inputs"] = [(1 if residual is not None else -1, OFFSET, channels), (-1, 0, 0)]
     instruction["out"] = (1 if in_place else 2, OFFSET, channels)
-    instruction["in_bf16"], instruction["in_q8"] = 0, -1
-    instruction["out_bf16"] = instruction["out_q8"] = -1
+    instruction["in_bf16"], instruction["in_q8"], instruction["in_i8"] = 0, -1, -1
+    instruction["out_bf16"] = instruction["out_q8"] = instruction["out_i8"] = -1
     instruction["constant"] = (0, 1 if bias is not None else -1)
     constants = np.array([(0, len(parts), 0, 0), (len(parts), 1, 0, 0)], CONSTANT)
     entries = np.array(matrices, MATRIX)

@@ -165,7 +165,8 @@ def product(pool, x, weights, bias=None, residual=None):
     buffers = np.array([(address(x.bytes), x.row_bytes), (address(out), stride * 4)], BUFFER)
     instruction = np.zeros(1, INSTRUCTION)
     instruction["op"], instruction["in_q8"] = LINEAR, 0
-    instruction["in_bf16"] = instruction["out_bf16"] = instruction["out_q8"] = -1
+    for name in ("in_bf16", "in_i8", "out_bf16", "out_q8", "out_i8"):
+        instruction[name] = -1
     instruction["inputs"] = [(-1 if residual is None else 1, 0, channels), (-1, 0, 0)]
     instruction["out"], instruction["constant"] = (1, 0, channels), (0, -1 if bias is None else 1)
     program = ProgramStruct(*(address(a) for a in (instruction, constants, matrices, buffers)), 1, 2, len(matrices), 2)

@@ -64,7 +64,7 @@ def run(pool, op, inputs, channels, *, rows, offset=0, in_place=False, **setting
     n = len(buffers)
     number = 0 if in_place else n
     instruction["out"] = (number, offset, channels)
-    instruction["in_bf16"] = instruction["in_q8"] = -1
+    instruction["in_bf16"] = instruction["in_q8"] = instruction["in_i8"] = instruction["out_i8"] = -1
     rotates = op == ROPE  # the one that gives float32 only
     instruction["out_bf16"], instruction["out_q8"] = (-1, -1) if rotates else (n + 1, n + 2)
     matrices = [settings["matrix"]] if "matrix" in settings else settings.get("vectors", [])

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tiercel.config import native_library
 from tiercel.types import InvalidInput, ModelError
 
-ABI = 1
+ABI = 2
 LEVELS = ("avx2", "avx512", "amx")  # by number
 
 MATRIX = np.dtype(
@@ -28,8 +28,10 @@ INSTRUCTION = np.dtype(
         ("out", np.int32, 3),
         ("in_bf16", np.int32),
         ("in_q8", np.int32),
+        ("in_i8", np.int32),
         ("out_bf16", np.int32),
         ("out_q8", np.int32),
+        ("out_i8", np.int32),
         ("constant", np.int32, 2),
         ("group", np.int32),
         ("layer", np.int32),
@@ -88,6 +90,12 @@ class GroupStruct(ctypes.Structure):
         ("reserved", c_int32),
         ("mask", c_void_p),
         ("mask_columns", c_int64),
+        ("kv_format", c_int32),
+        ("rotated", c_int32),
+        ("open", c_void_p),
+        ("open_block_bytes", c_int64),
+        ("open_blocks", c_void_p),
+        ("open_scratch", c_void_p),
     )
 
 

@@ -17,12 +17,20 @@ from tiercel.ops.cpu.plan import BufferSpec, Op, Place, Plan
 from tiercel.ops.recording import Call
 from tiercel.types import KVLayout
 
-Kind = Literal["f32", "bf16", "q8"]
+Kind = Literal["f32", "bf16", "q8", "i8"]
 
 # Each thread does the same rows in all of these, so that nobody waits between two of them.
 _BY_ROWS = frozenset({Op.EMBEDDING, Op.RMS_NORM, Op.ROPE, Op.KV_WRITE, Op.CONVERT})
 # These can leave their result in the form that a product reads.
 _EMITTERS = frozenset({Op.EMBEDDING, Op.ADD, Op.RMS_NORM, Op.SILU_MUL, Op.SELECT_ROWS, Op.CONVERT})
+
+
+def form_bytes(kind: Kind, channels: int) -> int:
+    """Bytes of one row of a buffer (native/activations.h). Forms in tiles of 16 rows take whole tiles where there are more."""
+    padded = -(-channels // 32) * 32
+    size = {"f32": 4 * channels, "bf16": 2 * padded, "q8": padded + padded // 32 * 4 + padded // 16 * 4}
+    size["i8"] = -(-channels // 64) * 64 + 64
+    return -(-size[kind] // 64) * 64
 
 
 @dataclass(eq=False)
@@ -37,9 +45,7 @@ class Area:
 
     @property
     def row_bytes(self) -> int:
-        padded = -(-self.channels // 32) * 32
-        size = {"f32": 4 * self.channels, "bf16": 2 * padded, "q8": padded + padded // 32 * 4 + padded // 16 * 4}[self.kind]
-        return -(-size // 64) * 64
+        return form_bytes(self.kind, self.channels)
 
 
 @dataclass(eq=False)
@@ -316,7 +322,7 @@ class Lowering:
             entry["out"] = (node.output.area.buffer, node.output.offset, node.output.channels)
         forms = node.output.forms if node.output is not None else {}
         sources = node.product_input.forms if node.product_input is not None else {}
-        for kind in ("bf16", "q8"):
+        for kind in ("bf16", "q8", "i8"):
             entry[f"out_{kind}"] = forms[kind].buffer if kind in forms else -1
             entry[f"in_{kind}"] = sources[kind].buffer if kind in sources else -1
         entry["constant"] = (*node.constants, -1, -1)[:2]
@@ -326,7 +332,8 @@ class Lowering:
 
 def _forms_for(weight: Packed) -> list[Kind]:
     """The forms of its input that a product with a weight reads."""
-    return [*(("bf16",) if weight.reads_bf16 else ()), *(("q8",) if weight.reads_q8 else ())]
+    reads: dict[Kind, bool] = {"bf16": weight.reads_bf16, "q8": weight.reads_q8, "i8": weight.reads_i8}
+    return [kind for kind, wanted in reads.items() if wanted]
 
 
 def _packed(handle: object) -> Packed:

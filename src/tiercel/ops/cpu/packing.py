@@ -16,6 +16,7 @@ PackedDtype = Literal["stored", "bf16", "int8", "int4"]
 # Numbers of `tiercel_format`. Those after the packed ones are formats of files only.
 F32, BF16, Q8_0, Q4_1 = 0, 1, 2, 4
 FORMATS = {"F32": 0, "BF16": 1, "Q8_0": 2, "Q4_0": 3, "Q4_1": 4, "Q5_0": 5, "Q4_K": 6, "Q6_K": 7, "F16": 8}
+I8 = 9  # per-channel int8, which no file has
 _QUANTISED = frozenset({"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q6_K"})
 
 
@@ -55,7 +56,11 @@ class Packed:
 
     @property
     def reads_q8(self) -> bool:
-        return any(matrix.format != BF16 for matrix in self.matrices)
+        return any(matrix.format not in (BF16, I8) for matrix in self.matrices)
+
+    @property
+    def reads_i8(self) -> bool:
+        return any(matrix.format == I8 for matrix in self.matrices)
 
 
 def pack(pool: Pool, weights: Sequence[Weight], dtype: PackedDtype, *, table: bool) -> Packed:

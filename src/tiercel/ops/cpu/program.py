@@ -47,7 +47,8 @@ class NativeProgram:
 
     def reserve(self, rows: int, samples: int) -> None:
         """Makes room for a step of so many rows and samples. Buffers that were brought stay what they are."""
-        for of_samples, count in ((False, rows), (True, samples)):
+        for of_samples, wanted in ((False, rows), (True, samples)):
+            count = wanted if wanted <= 16 else -(-wanted // 16) * 16  # whole tiles
             if count <= self._capacity[of_samples]:
                 continue
             self._capacity[of_samples] = count

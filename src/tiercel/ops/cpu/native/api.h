@@ -11,7 +11,7 @@
 
 extern "C" {
 
-#define TIERCEL_ABI 1
+#define TIERCEL_ABI 2
 
 // Instruction sets, lowest first. All give the same bits.
 enum tiercel_level : int32_t { TIERCEL_AVX2 = 0, TIERCEL_AVX512 = 1, TIERCEL_AMX = 2, TIERCEL_LEVELS = 3 };
@@ -19,8 +19,14 @@ enum tiercel_level : int32_t { TIERCEL_AVX2 = 0, TIERCEL_AVX512 = 1, TIERCEL_AMX
 // Packed formats; see packing.h for their bytes. F32 is for vectors and tables, plain row-major. F16 exists in files only.
 enum tiercel_format : int32_t {
     TIERCEL_F32 = 0, TIERCEL_BF16 = 1, TIERCEL_Q8_0 = 2, TIERCEL_Q4_0 = 3, TIERCEL_Q4_1 = 4, TIERCEL_Q5_0 = 5,
-    TIERCEL_Q4_K = 6, TIERCEL_Q6_K = 7, TIERCEL_F16 = 8, TIERCEL_FORMATS = 9
+    TIERCEL_Q4_K = 6, TIERCEL_Q6_K = 7, TIERCEL_F16 = 8, TIERCEL_I8 = 9, TIERCEL_FORMATS = 10
 };
+
+// Formats of keys and values in the arena. A segment holds the values of all tokens, then their scales.
+//   BF16  [block_tokens, head_dim]
+//   INT8  int8 [block_tokens, head_dim], float32 scales [block_tokens]
+//   INT4  nibbles [block_tokens, head_dim / 2], fp16 scales [block_tokens, head_dim / 32]; see kv_formats.h
+enum tiercel_kv_format : int32_t { TIERCEL_KV_BF16 = 0, TIERCEL_KV_INT8 = 1, TIERCEL_KV_INT4 = 2 };
 
 // A packed matrix [rows, columns].
 struct tiercel_matrix {
@@ -50,13 +56,13 @@ enum tiercel_op : int32_t {
     TIERCEL_EMBEDDING = 0,   // out = rows token_ids of constant[0]
     TIERCEL_ADD = 1,         // out = in[0] + in[1]
     TIERCEL_RMS_NORM = 2,    // out = in[0] normed by runs of columns of constant[0]; real = eps
-    TIERCEL_LINEAR = 3,      // out = in_bf16 / in_q8 times constant[0] (+ constant[1]) (+ in[0])
+    TIERCEL_LINEAR = 3,      // out = in_bf16 / in_q8 / in_i8 times constant[0] (+ constant[1]) (+ in[0])
     TIERCEL_ROPE = 4,        // out = in[0] rotated by constant[0]
     TIERCEL_SILU_MUL = 5,    // out = silu(in[0]) * in[1]
     TIERCEL_KV_WRITE = 6,    // keys in[0], values in[1] into `group`, `layer`
     TIERCEL_ATTENTION = 7,   // out = attention of queries in[0]; in[1]: log-sum-exp out, or none; real = scale
     TIERCEL_SELECT_ROWS = 8, // out[i] = in[0][sample_rows[i]]: from the step's rows to its samples
-    TIERCEL_CONVERT = 9,     // out = in[0], mostly for the sake of out_bf16 / out_q8
+    TIERCEL_CONVERT = 9,     // out = in[0], mostly for the sake of out_bf16 / out_q8 / out_i8
     TIERCEL_OPS = 10
 };
 
@@ -66,8 +72,8 @@ struct tiercel_instruction {
     int32_t barrier;         // 1: waits for all threads first
     tiercel_value in[2];
     tiercel_value out;       // float32 result, or none
-    int32_t in_bf16, in_q8;  // buffers that hold a product's input in that form, -1 = none
-    int32_t out_bf16, out_q8;  // buffers that get the result in that form too, -1 = none; offset 0
+    int32_t in_bf16, in_q8, in_i8;     // buffers that hold a product's input in that form, -1 = none
+    int32_t out_bf16, out_q8, out_i8;  // buffers that get the result in that form too, -1 = none; offset 0
     int32_t constant[2];     // -1 = none
     int32_t group;           // KV group of the step
     int32_t layer;           // the layer's place within its group
@@ -90,8 +96,13 @@ struct tiercel_program {
     int32_t num_instructions, num_constants, num_matrices, num_buffers;
 };
 
-// One KV group of a step. Arena: blocks of block_bytes; see `KVLayout`: segments [layer][k or v][kv head], each bf16
-// [block_tokens, head_dim].
+// One KV group of a step. Arena: blocks of block_bytes; see `KVLayout`: segments [layer][k or v][kv head] of a
+// tiercel_kv_format.
+//
+// Where `open` is not null, a query reads the 64 positions of its own block (position / 64) as they were before they were
+// stored, in bf16, and every earlier block as it is stored. Own blocks that a step leaves or finds half full live in `open`,
+// those in between in `open_scratch` for as long as one layer takes. Either holds [k or v][kv head][64][head_dim] bf16 per
+// layer.
 struct tiercel_group {
     uint8_t *arena;
     int64_t block_bytes;
@@ -104,6 +115,12 @@ struct tiercel_group {
     int32_t max_blocks, reserved;
     const uint8_t *mask;          // bool [rows, mask_columns], 1 = hidden as well; or null
     int64_t mask_columns;
+    int32_t kv_format;
+    int32_t rotated;             // 1: queries, keys and values are rotated (hadamard.h) on their way in, results at the end
+    uint8_t *open;
+    int64_t open_block_bytes;    // of all layers of the group
+    const int32_t *open_blocks;  // [requests, 2]: where the first and the last own block of the request's rows lie in `open`
+    uint8_t *open_scratch;       // one layer of the own blocks in between, by the number / 64 of their first row in the step
 };
 
 struct tiercel_step {

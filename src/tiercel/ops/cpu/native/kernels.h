@@ -45,6 +45,8 @@ struct Result {
     int64_t stride_bf16;  // values
     uint8_t *q8;          // see activations.h
     int64_t stride_q8;    // bytes
+    uint8_t *i8;          // see activations.h; int8 tiles of all rows
+    int32_t rows;         // of the result
 };
 
 struct Linear {
@@ -53,8 +55,9 @@ struct Linear {
     int32_t rows;                 // of x
     const uint16_t *x_bf16;       // for BF16 parts
     int64_t stride_bf16;
-    const uint8_t *x_q8;          // for all others
+    const uint8_t *x_q8;          // for the formats of files
     int64_t stride_q8;
+    const uint8_t *x_i8;          // for I8 parts
     const float *bias;            // [channels] or null
     const float *residual;        // [rows, channels] or null; may be `out`
     int64_t stride_residual;

@@ -44,7 +44,7 @@ class Builder {
     Result result() const {
         Operand out = operand(i_.out);
         return {out.data, out.stride, reinterpret_cast<uint16_t *>(bytes(i_.out_bf16)), row_bytes(i_.out_bf16) / 2,
-                bytes(i_.out_q8), row_bytes(i_.out_q8)};
+                bytes(i_.out_q8), row_bytes(i_.out_q8), bytes(i_.out_i8), rows()};
     }
 
     const tiercel_matrix *matrices(int32_t constant) const {
@@ -76,8 +76,8 @@ void execute(const Run &run, const tiercel_instruction &i, const Worker &worker)
             break;
         case TIERCEL_LINEAR:
             k.linear({at.matrices(0), at.num_matrices(0), rows, reinterpret_cast<const uint16_t *>(at.bytes(i.in_bf16)),
-                      at.row_bytes(i.in_bf16) / 2, at.bytes(i.in_q8), at.row_bytes(i.in_q8), at.floats(1), a.data, a.stride,
-                      out.data, out.stride},
+                      at.row_bytes(i.in_bf16) / 2, at.bytes(i.in_q8), at.row_bytes(i.in_q8), at.bytes(i.in_i8), at.floats(1),
+                      a.data, a.stride, out.data, out.stride},
                      worker);
             break;
         case TIERCEL_ROPE: {
@@ -128,8 +128,8 @@ bool in_range(const tiercel_program &program, const tiercel_step &step, const ti
     auto constant = [&](int32_t n) { return n >= -1 && n < program.num_constants; };
     bool grouped = i.op == TIERCEL_KV_WRITE || i.op == TIERCEL_ATTENTION;
     return i.op >= 0 && i.op < TIERCEL_OPS && buffer(i.in[0].buffer) && buffer(i.in[1].buffer) && buffer(i.out.buffer) &&
-           buffer(i.in_bf16) && buffer(i.in_q8) && buffer(i.out_bf16) && buffer(i.out_q8) && constant(i.constant[0]) &&
-           constant(i.constant[1]) && (!grouped || (i.group >= 0 && i.group < step.num_groups));
+           buffer(i.in_bf16) && buffer(i.in_q8) && buffer(i.in_i8) && buffer(i.out_bf16) && buffer(i.out_q8) &&
+           buffer(i.out_i8) && constant(i.constant[0]) && constant(i.constant[1]) && (!grouped || (i.group >= 0 && i.group < step.num_groups));
 }
 
 }  // namespace

@@ -1,0 +1,76 @@
+// Rotation by a Hadamard matrix: x times H / sqrt(n), with H[i][j] = -1 to the number of ones that i and j have in common
+// (Sylvester's matrix). It is symmetric and its own inverse, keeps products of vectors as they are, and spreads a value that
+// stands out over all others, so that few bits lose less (QuaRot, https://arxiv.org/abs/2404.00456).
+//
+// Order of arithmetic: for h = n / 2, n / 4 ... 1 each pair (i, i + h) becomes (a + b, a - b); then all times 1 / sqrt(n),
+// rounded to float32.
+
+#pragma once
+
+#include <cmath>
+
+#include "simd.h"
+
+namespace tiercel::TIERCEL_LEVEL {
+
+// Lane i gets lane i ^ distance.
+template <int distance> inline F32 swap_lanes(F32 a) {
+    static_assert(distance == 8 || distance == 4 || distance == 2 || distance == 1);
+    constexpr int within = distance == 2 ? 0x4e : 0xb1;
+#ifdef __AVX512F__
+    if constexpr (distance == 8) return {_mm512_shuffle_f32x4(a.v, a.v, 0x4e)};
+    if constexpr (distance == 4) return {_mm512_shuffle_f32x4(a.v, a.v, 0xb1)};
+    return {_mm512_permute_ps(a.v, within)};
+#else
+    if constexpr (distance == 8) return {a.hi, a.lo};
+    if constexpr (distance == 4) return {_mm256_permute2f128_ps(a.lo, a.lo, 1), _mm256_permute2f128_ps(a.hi, a.hi, 1)};
+    return {_mm256_permute_ps(a.lo, within), _mm256_permute_ps(a.hi, within)};
+#endif
+}
+
+// One step within a register: lanes with the bit `distance` get other - own, the rest own + other.
+template <int distance> inline F32 step_within(F32 a) {
+    alignas(64) static constexpr auto kSigns = [] {
+        struct {
+            int32_t bits[kLanes];
+        } signs{};
+        for (int i = 0; i < kLanes; i++) signs.bits[i] = i & distance ? int32_t(0x80000000) : 0;
+        return signs;
+    }();
+    const I32 own = as_int(a), sign = load(kSigns.bits);
+    return swap_lanes<distance>(a) + as_float((own | sign) - (own & sign));  // a with its sign turned where the lane says so
+}
+
+// Rotates x [n] in place. n: a power of two, at least 16.
+inline void rotate(float *x, int64_t n) {
+    for (int64_t h = n / 2; h >= kLanes; h /= 2) {
+        for (int64_t start = 0; start < n; start += 2 * h) {
+            for (int64_t i = start; i < start + h; i += kLanes) {
+                const F32 a = load(x + i), b = load(x + i + h);
+                store(x + i, a + b);
+                store(x + i + h, a - b);
+            }
+        }
+    }
+    const F32 scale = all(1.0f / std::sqrt(float(n)));
+    for (int64_t i = 0; i < n; i += kLanes) {
+        F32 a = load(x + i);
+        a = step_within<8>(a);
+        a = step_within<4>(a);
+        a = step_within<2>(a);
+        a = step_within<1>(a);
+        store(x + i, a * scale);
+    }
+}
+
+// Rotates a row of any length so that every channel mixes with many others: runs of n, the largest power of two within it and
+// within 512, and where they leave a rest, once more the last n channels. Rows of fewer than 16 channels stay as they are.
+inline void rotate_row(float *row, int64_t channels) {
+    int64_t n = kLanes;
+    while (2 * n <= channels && n < 512) n *= 2;
+    if (channels < n) return;
+    for (int64_t at = 0; at + n <= channels; at += n) rotate(row + at, n);
+    if (channels % n) rotate(row + channels - n, n);
+}
+
+}  // namespace tiercel::TIERCEL_LEVEL
