@@ -63,14 +63,18 @@ inline void rotate(float *x, int64_t n) {
     }
 }
 
-// Rotates a row of any length so that every channel mixes with many others: runs of n, the largest power of two within it and
-// within 512, and where they leave a rest, once more the last n channels. Rows of fewer than 16 channels stay as they are.
+// Channels that are rotated together: the largest power of two that divides them, up to 512. Mixing all of a row is worse: a
+// channel that stands far out in a few rows would then cost all others their resolution.
+inline int64_t rotation_run(int64_t channels) {
+    const int64_t power = channels & -channels;
+    return power < 512 ? power : 512;
+}
+
+// Rotates a row by such runs; runs shorter than a register stay as they are.
 inline void rotate_row(float *row, int64_t channels) {
-    int64_t n = kLanes;
-    while (2 * n <= channels && n < 512) n *= 2;
-    if (channels < n) return;
-    for (int64_t at = 0; at + n <= channels; at += n) rotate(row + at, n);
-    if (channels % n) rotate(row + channels - n, n);
+    const int64_t run = rotation_run(channels);
+    if (run < kLanes) return;
+    for (int64_t at = 0; at < channels; at += run) rotate(row + at, run);
 }
 
 }  // namespace tiercel::TIERCEL_LEVEL
