@@ -58,12 +58,18 @@ def resolve_compute(config: EngineConfig, model: ModelConfig, platform: Platform
         if reason and config.dtype not in ("auto", "float32"):
             raise InvalidInput("dtype", f"{config.dtype} needs the native back end, and {reason}")
         kv_dtype: KVFormat = "float32" if config.kv_dtype == "auto" else config.kv_dtype
+        if kv_dtype not in ("float32", "bfloat16"):
+            why = reason or "the reference back end keeps KV in float32 or bfloat16"
+            raise InvalidInput("kv_dtype", f"{kv_dtype} needs the native back end, and {why}")
         return Compute("reference", "float32", kv_dtype, "auto", threads, reason)
     if config.dtype == "float32":
         raise InvalidInput("dtype", "the cpu back end computes products in bf16 or int8: choose backend reference for float32")
     if config.kv_dtype == "float32":
-        raise InvalidInput("kv_dtype", "the cpu back end keeps KV in bfloat16: choose backend reference for float32")
-    return Compute("cpu", "stored" if config.dtype == "auto" else config.dtype, "bfloat16", config.isa, threads)
+        raise InvalidInput(
+            "kv_dtype", "the cpu back end keeps KV in bfloat16, int8 or int4: choose backend reference for float32"
+        )
+    dtype = "stored" if config.dtype == "auto" else config.dtype
+    return Compute("cpu", dtype, "bfloat16" if config.kv_dtype == "auto" else config.kv_dtype, config.isa, threads)
 
 
 def _why_not_native(model: ModelConfig) -> str:

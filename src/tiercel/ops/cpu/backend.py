@@ -107,6 +107,8 @@ class CpuOps(Ops):
         bound = _as(BoundKV, kv)
         blocks = bound.arena.reshape(-1, bound.layout.block_bytes)
         blocks[pairs[:, 1]] = blocks[pairs[:, 0]]
+        if bound.open is not None:
+            bound.open.copy(pairs)
 
     def sample(self, logits: Handle, sampling: SamplingBatch) -> StepOutput:
         return sample(self.pool, _as(np.ndarray, logits), sampling)

@@ -7,29 +7,35 @@ import numpy as np
 import numpy.typing as npt
 
 from tiercel.ops.cpu.library import GroupStruct, StepStruct, address
-from tiercel.types import AttentionBatch, InvalidInput, KVLayout
+from tiercel.ops.cpu.open_blocks import OpenBlocks, open_fields
+from tiercel.types import AttentionBatch, InvalidInput, KVFormat, KVLayout
 
 Int32 = npt.NDArray[np.int32]
+
+# Numbers of `tiercel_kv_format`.
+KV_FORMATS: dict[KVFormat, int] = {"bfloat16": 0, "int8": 1, "int4": 2, "int4-plain": 2}
+_BLOCK_WISE: frozenset[KVFormat] = frozenset({"int4", "int4-plain"})
 
 
 @dataclass(frozen=True, eq=False)
 class BoundKV:
-    """A group's arena. base: address of its first byte."""
+    """A group's arena. base: address of its first byte; open: raw copies of unfinished blocks, where the format wants them."""
 
     arena: npt.NDArray[np.uint8]
     layout: KVLayout
     base: int
+    open: OpenBlocks | None = None
 
 
 def bind_kv(arena: npt.NDArray[np.uint8], layout: KVLayout) -> BoundKV:
     """Raises InvalidInput for a KV format or head size that the kernels cannot read."""
-    if layout.format != "bfloat16":
-        raise InvalidInput("kv_dtype", f"the cpu back end keeps KV in bfloat16, not {layout.format}")
+    if layout.format not in KV_FORMATS:
+        raise InvalidInput("kv_dtype", f"the cpu back end keeps KV in {', '.join(KV_FORMATS)}, not in {layout.format}")
     if layout.head_dim % 32 or layout.head_dim > 256:
         raise InvalidInput(
             "backend", f"the cpu back end needs heads of 32, 64, ... 256 channels, not {layout.head_dim}: choose reference"
         )
-    return BoundKV(arena, layout, address(arena))
+    return BoundKV(arena, layout, address(arena), OpenBlocks(layout) if layout.format in _BLOCK_WISE else None)
 
 
 def group_struct(kv: BoundKV, batch: AttentionBatch, mask: npt.NDArray[np.bool_] | None = None) -> GroupStruct:
@@ -49,6 +55,10 @@ def group_struct(kv: BoundKV, batch: AttentionBatch, mask: npt.NDArray[np.bool_]
         address(batch.slot_mapping),
         batch.block_tables.shape[1],
     )
+    struct.kv_format, struct.rotated = KV_FORMATS[layout.format], layout.format == "int4"
+    if kv.open is not None:
+        for name, value in open_fields(kv.open, batch).items():
+            setattr(struct, name, value)
     if mask is not None:
         struct.mask, struct.mask_columns = address(mask), mask.shape[1]
     return struct
