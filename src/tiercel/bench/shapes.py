@@ -34,6 +34,21 @@ SHAPES = {
         max_position=8192,
         tie_embeddings=True,
     ),
+    # No known model: little else than attention, for prompts of tens of thousands of tokens.
+    "long-128k": ModelConfig(
+        architecture="llama",
+        vocab_size=4096,
+        hidden_size=256,
+        intermediate_size=768,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=64,
+        rms_norm_eps=1e-5,
+        rope=RopeConfig(64, theta=1_000_000.0),
+        max_position=131_072,
+        tie_embeddings=True,
+    ),
 }
 
 

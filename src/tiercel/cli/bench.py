@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tiercel.cli.answer import open_engine
+from tiercel.cli.bench_long import long
 from tiercel.cli.bench_server import server
 from tiercel.cli.bench_start import start
 from tiercel.cli.console import Waiting, waiting
@@ -49,7 +50,7 @@ Tokens = Annotated[int, typer.Option(min=1, metavar="N")]
 
 def register(app: typer.Typer, about: str) -> None:
     benches = typer.Typer(help=about, no_args_is_help=True)
-    for command in (latency, throughput, prefix, write_behind, start, server, kernels, quality):
+    for command in (latency, throughput, prefix, long, write_behind, start, server, kernels, quality):
         benches.command()(command)
     app.add_typer(benches, name="bench")
 
