@@ -12,17 +12,19 @@ from functools import cache
 from random import Random
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.engines import Setup, collect, make_core, null_executor, plain_loop, run_to_end, settle, submit
-from tests.support.networks import NETWORKS, groups, weights
+from tests.support.networks import NETWORKS, groups, weights, widened
 from tests.support.stores import Fault, FaultyStore, at_random
 from tiercel.engine.messages import Abort
 from tiercel.kv import WritePolicy
 from tiercel.models import ModelExecutor, build_model
 from tiercel.models.null import null_groups
 from tiercel.ops import load_ops
+from tiercel.ops.cpu import CpuOps
 from tiercel.stores import MemoryStore
 from tiercel.types import BLOCK_TOKENS
 
@@ -141,6 +143,29 @@ def test_any_schedule_gives_the_tokens_of_the_plain_loop_in_float32(name, setup,
     ops = reference_ops()
     model = build_model(network.config, weights(network), ops)
     check_schedule(setup, workload, groups(network.config), lambda kv, arena: ModelExecutor(model, ops, kv, arena))
+
+
+@cache
+def native_model(name, dtype):
+    network, ops = widened(NETWORKS[name]), CpuOps(threads=1, dtype=dtype)
+    return network, ops, weights(network)
+
+
+@pytest.mark.parametrize("kv_format", ["bfloat16", "int8", "int4", "int4-plain"])
+@given(
+    st.sampled_from(["llama", "qwen3-window"]),
+    st.sampled_from(["bf16", "int8"]),
+    setups,
+    workloads(),
+    st.sets(st.integers(1, 80)),
+)
+@settings(max_examples=8)
+def test_any_schedule_gives_the_tokens_of_the_plain_loop_natively(kv_format, name, dtype, setup, workload, restarts):
+    """The same on the native back end with every KV format, over a store from which sealed blocks come back as they were."""
+    network, ops, tensors = native_model(name, dtype)
+    kv_groups = groups(network.config, kv_format=kv_format)
+    model = ops.compile(build_model(network.config, tensors, ops), [group.layout for group in kv_groups])
+    check_schedule(setup, workload, kv_groups, lambda kv, arena: ModelExecutor(model, ops, kv, arena), MemoryStore(), restarts)
 
 
 restarts = st.sets(st.integers(1, 80), max_size=3)

@@ -59,7 +59,7 @@ def test_weight_bytes_are_those_of_all_products() -> None:
     assert plan("llama-tied-wide-heads").weight_bytes == padded
 
 
-@pytest.mark.parametrize(("dtype", "formats"), [("bf16", {0, 1}), ("int8", {0, 2}), ("int4", {0, 2, 4})])
+@pytest.mark.parametrize(("dtype", "formats"), [("bf16", {0, 1}), ("int8", {0, 9}), ("int4", {0, 2, 4})])
 def test_weights_are_packed_as_told(dtype: str, formats: set[int]) -> None:
     """4-bit weights come with an 8-bit table."""
     made = plan("llama-tied-wide-heads", CpuOps(1, dtype=dtype))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from tests.support.int8_rows import quantised, rotated
 from tiercel.ops.cpu.library import Pool, address
 from tiercel.ops.cpu.packing import FORMATS as NUMBERS
 from tiercel.ops.cpu.packing import Matrix, unpack
@@ -161,11 +162,61 @@ def test_every_value_of_q4_1_survives(pool):
     assert_array_equal(unpack(pack(pool, weight_of(values), "Q4_1"), pool), values)
 
 
+# -- int8 with one scale per row -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", [*ALONE, *QUANTISED])
+def test_int8_rows_of_every_format(pool, source):
+    values = normal(37, 768, seed=2)
+    weight = weight_of(values, source) if source in ALONE else _requantised(pool, values, source)
+    check_int8_rows(pool, weight)
+
+
+@pytest.mark.parametrize("columns", [1, 15, 16, 33, 64, 100, 576, 1200])
+def test_int8_rows_of_any_length(pool, columns):
+    weight = weight_of(normal(18, columns))
+    check_int8_rows(pool, weight)
+    assert relative_error(unpack(pack(pool, weight, "I8"), pool), dequantize(weight)) < 0.01
+
+
+def test_int8_rows_of_special_values(pool):
+    """Rows of zeros are zeros; a value that is not finite costs its own row."""
+    values = normal(6, 64)
+    values[0], values[1, 3], values[2, 5], values[3] = 0, np.nan, np.inf, 1e-37
+    with np.errstate(all="ignore"):
+        check_int8_rows(pool, weight_of(values))
+
+
+def test_outliers_are_spread(pool):
+    """One value a hundred times the others takes the scale to itself, but for the rotation."""
+    values = normal(16, 512)
+    values[:, 100] *= 100
+    got = unpack(pack(pool, weight_of(values), "I8"), pool)
+    rest = np.arange(512) != 100
+    assert relative_error(got[:, rest], values[:, rest]) < 0.08
+
+
+def check_int8_rows(pool, weight):
+    """Bytes, and the values that they stand for."""
+    packed = pack(pool, weight, "I8")
+    rows, columns = weight.shape
+    values, scales = quantised(dequantize(weight))
+    whole = np.zeros((-(-rows // 16) * 16, -(-columns // 64) * 64), np.int8)
+    whole[:rows, :columns] = values
+    behind = np.zeros(len(whole), np.float32)
+    behind[:rows] = scales
+    panels = packed.data.reshape(len(whole) // 16, -1)
+    assert_array_equal(panels[:, -64:].copy().view(np.float32).reshape(-1), behind)
+    quads = panels[:, :-64].reshape(len(panels), -1, 16, 4).transpose(0, 2, 1, 3).reshape(whole.shape)
+    assert_array_equal(quads.view(np.int8), whole)
+    assert_array_equal(unpack(packed, pool), rotated(values * scales[:, None]))
+
+
 # -- what is refused ----------------------------------------------------------------------------------------------------------
 
 
 def test_sizes(pool):
-    for target in ("BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0"):
+    for target in ("BF16", "I8", "Q8_0", "Q4_0", "Q4_1", "Q5_0"):
         assert packed_bytes(pool, target, 17, 100) % 64 == 0
         assert packed_bytes(pool, target, 17, 100) == packed_bytes(pool, target, 32, 128)
     for target in ("Q4_K", "Q6_K"):
@@ -181,7 +232,7 @@ def test_ways_that_do_not_exist(pool, source, target):
 
 def test_thread_counts_agree():
     weight = weight_of(normal(100, 96))
-    for target in ("BF16", "Q8_0", "Q4_0", "Q4_1"):
+    for target in ("BF16", "I8", "Q8_0", "Q4_0", "Q4_1"):
         one, four = (pack(Pool(threads, "avx2"), weight, target).data for threads in (1, 4))
         assert_array_equal(one, four)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from tests.support.int8_rows import quantised, rotated
 from tiercel.ops.cpu.library import (
     BUFFER,
     CONSTANT,
@@ -19,7 +20,7 @@ from tiercel.ops.cpu.library import (
 )
 
 EMBEDDING, ADD, RMS_NORM, ROPE, SILU_MUL, SELECT_ROWS, CONVERT = 0, 1, 2, 4, 5, 8, 9
-BF16 = 1
+BF16, I8 = 1, 9
 LANES = 16
 POOLS = [(level, threads) for level in LEVELS[: LEVELS.index(best_level()) + 1] for threads in (1, 2, 3)]
 EXTREMES = np.array([np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-38, 0.0, -0.0, 200.0, -200.0], np.float32)
@@ -48,7 +49,7 @@ class Buffer:
 
 
 def run(pool, op, inputs, channels, *, rows, offset=0, in_place=False, **settings):
-    """The result of one instruction as float32, bf16 (uint16) and q8 (bytes). Inputs and result begin at channel `offset`."""
+    """The result of one instruction: float32, bf16 (uint16), q8 and i8 (bytes). Inputs and result begin at channel `offset`."""
     buffers = []
     for x in inputs:
         buffers.append(Buffer(len(x), 4 * (offset + x.shape[1])))
@@ -57,16 +58,18 @@ def run(pool, op, inputs, channels, *, rows, offset=0, in_place=False, **setting
     out = buffers[0] if in_place else Buffer(rows, 4 * (offset + channels))
     guard = out.floats().copy()
     bf16, q8 = Buffer(rows, 2 * padded), Buffer(rows, padded + padded // 32 * 4 + padded // 16 * 4)
-    table = np.array([(address(b.bytes), b.row_bytes) for b in (*buffers, out, bf16, q8)], BUFFER)
+    i8 = Buffer(-(-rows // 16) * 16, -(-channels // 64) * 64 + 128)
+    table = np.array([(address(b.bytes), b.row_bytes) for b in (*buffers, out, bf16, q8, i8)], BUFFER)
     instruction = np.zeros(1, INSTRUCTION)
     instruction["op"], instruction["real"] = op, settings.get("real", 0)
     instruction["inputs"] = [(i, offset, inputs[i].shape[1]) if i < len(inputs) else (-1, 0, 0) for i in range(2)]
     n = len(buffers)
     number = 0 if in_place else n
     instruction["out"] = (number, offset, channels)
-    instruction["in_bf16"] = instruction["in_q8"] = instruction["in_i8"] = instruction["out_i8"] = -1
+    instruction["in_bf16"] = instruction["in_q8"] = instruction["in_i8"] = -1
     rotates = op == ROPE  # the one that gives float32 only
-    instruction["out_bf16"], instruction["out_q8"] = (-1, -1) if rotates else (n + 1, n + 2)
+    for place, name in enumerate(("out_bf16", "out_q8", "out_i8"), n + 1):
+        instruction[name] = -1 if rotates or name in settings.get("without", ()) else place
     matrices = [settings["matrix"]] if "matrix" in settings else settings.get("vectors", [])
     instruction["constant"] = (0 if matrices else -1, -1)
     entries = np.array([(address(data), kind, *shape, 0) for data, kind, shape in matrices], MATRIX)
@@ -80,7 +83,7 @@ def run(pool, op, inputs, channels, *, rows, offset=0, in_place=False, **setting
     result = out.floats()[:, offset : offset + channels].copy()
     out.floats()[:, offset : offset + channels] = guard[:, offset : offset + channels]
     assert_array_equal(out.rows.view(np.uint32), guard.view(np.uint32))  # no other channel was written
-    return result, bf16.rows.view(np.uint16)[:, :padded], q8.rows
+    return result, bf16.rows.view(np.uint16)[:, :padded], q8.rows, i8.bytes
 
 
 def vector(values):
@@ -112,8 +115,26 @@ def dequantised(q8, channels):
     return (values.reshape(len(q8), -1, 32) * scales[:, :, None]).reshape(len(q8), columns), scales, sums, values
 
 
-def check_forms(result, bf16, q8):
-    """The other two forms are those of the float32 result. (What they are exactly is tested with `emit`.)"""
+def check_i8(result, i8):
+    """Tiles [blocks of 16 rows][groups of 64][rows of a block][64], then scales and sums, of the float32 result; no more."""
+    rows, channels = result.shape
+    groups, height, blocks = -(-channels // 64), min(rows, 16), -(-rows // 16)
+    expected, scales = quantised(result)
+    values = i8.view(np.int8)[: blocks * groups * height * 64].reshape(blocks, groups, height, 64).transpose(0, 2, 1, 3)
+    values = values.reshape(-1, groups * 64)
+    assert_array_equal(values[:rows, :channels], expected)
+    assert not values[:rows, channels:].any()
+    assert (values[rows:].view(np.uint8) == 0xA5).all()
+    behind = i8[values.size :]
+    assert_array_equal(behind[: rows * 4].view(np.float32), scales)
+    assert_array_equal(behind[blocks * 64 :][: rows * 4].view(np.int32), expected.sum(axis=1, dtype=np.int32))
+    assert (behind[rows * 4 : blocks * 64] == 0xA5).all()
+    assert (behind[blocks * 64 + rows * 4 :] == 0xA5).all()
+
+
+def check_forms(result, bf16, q8, i8):
+    """The other forms are those of the float32 result."""
+    check_i8(result, i8)
     rows, channels = result.shape
     padded = np.zeros((rows, bf16.shape[1]), np.float32)
     padded[:, :channels] = result
@@ -267,6 +288,17 @@ def test_convert(pool, shape):
     check_forms(result, *forms)
 
 
+@pytest.mark.parametrize("shape", [(1, 15), (17, 16), (2, 31), (33, 48), (16, 500), (5, 576), (3, 1000), (1, 4864)])
+@np.errstate(all="ignore")
+def test_rows_of_int8(pool, shape):
+    """Of more and fewer rows than a tile; rows of zeros, of tiny and huge values, and some that are not finite."""
+    x = values(3, *shape) * np.float32(10) ** np.random.default_rng(0).integers(-30, 30, (shape[0], 1)).astype(np.float32)
+    x[shape[0] // 2] = [0, 1e-36, np.nan, np.inf, 3e38, 1e-39][sum(shape) % 6]
+    for op, inputs in ((CONVERT, [x]), (ADD, [x, np.zeros_like(x)])):
+        result, *_, i8 = run(pool, op, inputs, shape[1], rows=shape[0], without=("out_bf16", "out_q8"))
+        check_i8(result, i8)
+
+
 def test_select_rows(pool):
     x, ids = values(1, 6, 70), [4, 0, 5, 5]
     result, *forms = run(pool, SELECT_ROWS, [x], 70, rows=4, ids=ids)
@@ -285,4 +317,18 @@ def test_embedding(pool):
     ids = [39, 0, 17, 17, 5]
     result, *forms = run(pool, EMBEDDING, [], 96, rows=5, ids=ids, matrix=(packed, BF16, (40, 96)))
     assert_array_equal(result, (as_bf16(table)[ids].astype(np.uint32) << 16).view(np.float32))
+    check_forms(result, *forms)
+
+
+def test_embedding_of_int8_rows(pool):
+    """Panels of [groups][16 quads][16 rows][4], then scales; rows are rotated back."""
+    whole, scales = quantised(values(1, 32, 96))
+    padded = np.zeros((32, 128), np.int8)
+    padded[:, :96] = whole
+    panels = padded.reshape(2, 16, 2, 16, 4).transpose(0, 2, 3, 1, 4).reshape(2, -1).view(np.uint8)
+    packed = aligned(panels.size + scales.nbytes)
+    packed[:] = np.concatenate([panels, scales.reshape(2, 16).view(np.uint8)], axis=1).reshape(-1)
+    ids = [31, 0, 17, 17, 5]
+    result, *forms = run(pool, EMBEDDING, [], 96, rows=5, ids=ids, matrix=(packed, I8, (32, 96)))
+    assert_array_equal(result, rotated(whole * scales[:, None])[ids])
     check_forms(result, *forms)

@@ -18,6 +18,7 @@
 #include "attention_keys.h"
 #include "attention_plan.h"
 #include "attention_softmax.h"
+#include "hadamard.h"
 #if defined(__AMX_BF16__)
 #include "attention_amx.h"
 #else
@@ -46,7 +47,7 @@ class Walker {
           states_(queries_ + plan.tiles() * Products::query_bytes(width)), part_(states_ + plan.tiles() * part_bytes(width)),
           row_(reinterpret_cast<float *>(part_ + part_bytes(width))),
           copies_(reinterpret_cast<uint8_t *>(row_) + row_bytes(width)),
-          products_(width, copies_ + kSpans * span_bytes(width)), ahead_(kSpan * head_dim_ * int64_t(sizeof(uint16_t))) {}
+          products_(width, copies_ + kSpans * span_bytes(width)) {}
 
     static int64_t part_bytes(int width) { return Part::floats(width) * int64_t(sizeof(float)); }
 
@@ -56,7 +57,7 @@ class Walker {
         const Unit &unit = *walk.unit;
         pack_queries(unit);
         for (int tile = 0; tile < unit.tiles(); tile++) clear(state(tile), width_);
-        const Context context(job_, unit.request, unit.kv_head);
+        const Context context = context_of(unit);
         for (int64_t i = walk.first; i < walk.last; i++) {
             fetch(unit, context, unit.position(i));
             look_ahead(walk, i, next);
@@ -102,6 +103,7 @@ class Walker {
         for (int64_t i = 0; i < unit.queries; i++) {
             const float *q = job_.q + plan_.row(unit, i) * job_.stride + plan_.head(unit, i) * head_dim_;
             std::copy(q, q + head_dim_, padded);
+            if (job_.group->rotated) rotate_row(padded, head_dim_);
             for (int d = 0; d < width_; d += kLanes) store_bf16(rounded + d, load(padded + d));
             Products::pack_query(rounded, width_, int(i % kLanes), query(int(i / kLanes)));
         }
@@ -148,14 +150,22 @@ class Walker {
 
     // A split's keys, then its values.
     void foresee(const Unit &unit, int64_t position) {
-        const Context context(job_, unit.request, unit.kv_head);
+        const Context context = context_of(unit);
         const int64_t end = std::min(position + kSplit, unit.high + 1);
-        for (int64_t first = position; first < end; first += kSpan) {
-            if (context.present(first)) ahead_.add(context.key(first));
-        }
-        for (int64_t first = position; first < end; first += kSpan) {
-            if (context.present(first)) ahead_.add(context.value(first));
-        }
+        const KVRow row(*job_.group);
+        auto add = [&](auto place, int64_t bytes) {
+            for (int64_t first = position; bytes && first < end; first += kSpan) {
+                if (context.present(first) && !context.is_own(first)) ahead_.add((context.*place)(first), kSpan * bytes);
+            }
+        };
+        add(&Context::key, row.value_bytes);
+        add(&Context::key_scales, row.scale_bytes);
+        add(&Context::value, row.value_bytes);
+        add(&Context::value_scales, row.scale_bytes);
+    }
+
+    Context context_of(const Unit &unit) const {
+        return Context(job_, unit.request, unit.kv_head, own_start(*job_.group, unit.low));
     }
 
     bool seen_by_all(const Unit &unit, int64_t first) const {
@@ -208,6 +218,7 @@ class Walker {
             const F32 sum = all(part.sum[i] > 0 ? part.sum[i] : 1.0f);
             float *values = part.values + i * width_;
             for (int d = 0; d < width_; d += kLanes) store(values + d, load(values + d) / sum + zero());
+            if (job_.group->rotated) rotate_row(values, head_dim_);
             std::copy(values, values + head_dim_, job_.out + row * job_.stride_out + head * head_dim_);
             if (job_.lse) job_.lse[row * job_.stride_lse + head] = lse[i];
         }

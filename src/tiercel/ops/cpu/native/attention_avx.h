@@ -134,7 +134,7 @@ class Products {
     // to [count][columns] += rows [count][32] times matrix [32][columns].
     static void add_product(const float *rows, int64_t row_stride, const float *matrix, int64_t matrix_stride, int columns,
                             int count, float *to, int64_t to_stride, Ahead &ahead) {
-        Ahead nothing(0);
+        Ahead nothing;
         for (int row = 0; row < count; row += kRows) {
             int64_t x_place[kRows], y_place[kRows];
             for (int i = 0; i < kRows; i++) {  // the last row stands for those that are missing, too

@@ -50,8 +50,9 @@ class Plan {
         units_ = units;
         for (int32_t request = 0; request < job_.group->requests; request++) {
             for (int32_t kv_head = 0; kv_head < job_.group->num_kv_heads; kv_head++) {
-                for (int64_t first = 0, all = queries(request); first < all; first += tiles_ * kLanes) {
-                    add(request, kv_head, first, std::min<int64_t>(tiles_ * kLanes, all - first));
+                for (int64_t first = 0, all = queries(request), next; first < all; first = next) {
+                    next = std::min(all, unit_end(request, first));
+                    add(request, kv_head, first, next - first);
                 }
             }
         }
@@ -90,8 +91,18 @@ class Plan {
         int64_t units = 0;
         for (int32_t request = 0; request < job_.group->requests; request++) {
             units += (queries(request) + tiles * kLanes - 1) / (tiles * kLanes) * job_.group->num_kv_heads;
+            if (job_.group->open) units += (queries(request) / group_size_ / OwnBlocks::kTokens + 1) * job_.group->num_kv_heads;
         }
         return units;
+    }
+
+    // Where the unit that begins with query `first` ends at the latest. Its rows have one own block.
+    int64_t unit_end(int32_t request, int64_t first) const {
+        const int64_t end = first + tiles_ * kLanes;
+        if (!job_.group->open) return end;
+        const int64_t start = job_.group->query_start[request], row = first / group_size_;
+        const int64_t rest = OwnBlocks::kTokens - job_.group->q_positions[start + row] % OwnBlocks::kTokens;
+        return std::min(end, (row + rest) * group_size_);
     }
 
     void add(int32_t request, int32_t kv_head, int64_t first, int64_t queries) {

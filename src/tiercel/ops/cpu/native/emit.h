@@ -4,27 +4,20 @@
 // q8, per group of 32 channels (the last filled up with zeros): scale = largest magnitude / 127, integers = x / scale to
 // nearest even. A scale that would be smaller than the smallest normal float32 is 0, with zeros as integers: the group is zero.
 // A group that holds an infinity or NaN has a NaN scale and zeros as integers: whatever is computed from it is NaN.
+// i8: see quantise_row.h. It takes whole rows.
 
 #pragma once
 
 #include <bit>
 #include <cfloat>
+#include <cstring>
 
 #include "activations.h"
 #include "kernels.h"
+#include "quantise_row.h"
 #include "simd.h"
 
 namespace tiercel::TIERCEL_LEVEL {
-
-// The largest lane of values >= 0, compared as integers: so NaN is above infinity, and infinity above all else.
-inline int32_t largest(I32 a) {
-    alignas(64) int32_t lanes[kLanes];
-    store(lanes, a);
-    __m256i eight = _mm256_max_epi32(*reinterpret_cast<const __m256i *>(lanes), *reinterpret_cast<const __m256i *>(lanes + 8));
-    __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-    __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-    return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
-}
 
 // One group of 32 values, the group that begins at channel `at`.
 inline void quantise_group(F32 a, F32 b, const Q8Row &row, int64_t at) {
@@ -50,7 +43,7 @@ inline void quantise_group(F32 a, F32 b, const Q8Row &row, int64_t at) {
     const_cast<float *>(row.scaled_sums)[at / 32] = scale * (sum_a + sum_b);
 }
 
-// Channels first .. last - 1 of row `index` of the result: whole groups of 32, but for the row's end. row: [channels] float32,
+// Channels first .. last - 1 of row `index` of the result, in all forms but i8: whole groups of 32, but for the row's end. row: [channels] float32,
 // which may be the result's own float32 row; nothing else of it is read.
 inline void emit_part(const float *row, int64_t channels, int64_t first, int64_t last, int64_t index, const Result &out) {
     const int64_t whole = last / 32 * 32;
@@ -58,6 +51,7 @@ inline void emit_part(const float *row, int64_t channels, int64_t first, int64_t
     if (f32 == row) f32 = nullptr;
     uint16_t *bf16 = out.bf16 ? out.bf16 + index * out.stride_bf16 : nullptr;
     uint8_t *q8 = out.q8 ? out.q8 + index * out.stride_q8 : nullptr;
+    if (!f32 && !bf16 && !q8) return;
 
     auto group = [&](const float *from, int64_t at) {
         F32 a = load(from), b = load(from + kLanes);
@@ -83,9 +77,28 @@ inline void emit_part(const float *row, int64_t channels, int64_t first, int64_t
     group(tail, whole);
 }
 
-// All of row `index` of the result.
-inline void emit(const float *row, int64_t channels, int64_t index, const Result &out) {
+// The row's int8 form. spare: [padded_row(channels)], working memory; may be `row`.
+inline void emit_i8(const float *row, int64_t channels, int64_t index, const Result &out, float *spare) {
+    const I8Rows rows(out.i8, out.rows, channels);
+    if (spare != row) std::memcpy(spare, row, channels * sizeof(float));
+    int8_t *group = nullptr;
+    I32 sums = all(0);
+    rows.scales[index] = quantise_row(spare, channels, [&](int64_t at, I32 integers) {
+        if (at % kRowGroup == 0) group = rows.at(index, at / kRowGroup);
+        store_s8(group + at % kRowGroup, integers);
+        sums = sums + integers;
+    });
+    alignas(64) int32_t lanes[kLanes];
+    store(lanes, sums);
+    int32_t sum = 0;
+    for (int lane = 0; lane < kLanes; lane++) sum += lanes[lane];
+    rows.sums[index] = sum;
+}
+
+// All of row `index` of the result. spare: as `emit_i8` wants it where the result has that form.
+inline void emit(const float *row, int64_t channels, int64_t index, const Result &out, float *spare) {
     emit_part(row, channels, 0, channels, index, out);
+    if (out.i8) emit_i8(row, channels, index, out, spare);
 }
 
 }  // namespace tiercel::TIERCEL_LEVEL

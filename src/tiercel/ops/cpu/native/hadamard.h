@@ -32,18 +32,50 @@ template <int distance> inline F32 swap_lanes(F32 a) {
 template <int distance> inline F32 step_within(F32 a) {
     alignas(64) static constexpr auto kSigns = [] {
         struct {
-            int32_t bits[kLanes];
+            float of[kLanes];
         } signs{};
-        for (int i = 0; i < kLanes; i++) signs.bits[i] = i & distance ? int32_t(0x80000000) : 0;
+        for (int i = 0; i < kLanes; i++) signs.of[i] = i & distance ? -1.0f : 1.0f;
         return signs;
     }();
-    const I32 own = as_int(a), sign = load(kSigns.bits);
-    return swap_lanes<distance>(a) + as_float((own | sign) - (own & sign));  // a with its sign turned where the lane says so
+    return fma(a, load(kSigns.of), swap_lanes<distance>(a));  // the product is exact
 }
 
-// Rotates x [n] in place. n: a power of two, at least 16.
-inline void rotate(float *x, int64_t n) {
-    for (int64_t h = n / 2; h >= kLanes; h /= 2) {
+#ifdef __AVX512F__
+constexpr int kHeld = 16;  // vectors that registers hold beside what a step needs
+#else
+constexpr int kHeld = 4;
+#endif
+
+// The steps over `count` vectors, all in registers, and the scale.
+template <int count> inline void rotate_held(float *x, F32 scale) {
+    F32 a[count];
+    for (int i = 0; i < count; i++) a[i] = load(x + i * kLanes);
+#pragma GCC unroll 4
+    for (int h = count / 2; h > 0; h /= 2) {
+#pragma GCC unroll 16
+        for (int i = 0; i < count; i++) {
+            if (i & h) continue;
+            const F32 sum = a[i] + a[i + h];
+            a[i + h] = a[i] - a[i + h];
+            a[i] = sum;
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < count; i++) {
+        a[i] = step_within<8>(a[i]);
+        a[i] = step_within<4>(a[i]);
+        a[i] = step_within<2>(a[i]);
+        a[i] = step_within<1>(a[i]);
+        store(x + i * kLanes, a[i] * scale);
+    }
+}
+
+// Rotates x [n] in place. n: a power of two, at least 16. Steps over long distances go through memory.
+template <int held = kHeld> inline void rotate(float *x, int64_t n) {
+    if constexpr (held > 1) {
+        if (n < held * kLanes) return rotate<held / 2>(x, n);
+    }
+    for (int64_t h = n / 2; h >= held * kLanes; h /= 2) {
         for (int64_t start = 0; start < n; start += 2 * h) {
             for (int64_t i = start; i < start + h; i += kLanes) {
                 const F32 a = load(x + i), b = load(x + i + h);
@@ -53,14 +85,7 @@ inline void rotate(float *x, int64_t n) {
         }
     }
     const F32 scale = all(1.0f / std::sqrt(float(n)));
-    for (int64_t i = 0; i < n; i += kLanes) {
-        F32 a = load(x + i);
-        a = step_within<8>(a);
-        a = step_within<4>(a);
-        a = step_within<2>(a);
-        a = step_within<1>(a);
-        store(x + i, a * scale);
-    }
+    for (int64_t i = 0; i < n; i += held * kLanes) rotate_held<held>(x + i, scale);
 }
 
 // Channels that are rotated together: the largest power of two that divides them, up to 512. Mixing all of a row is worse: a
@@ -70,7 +95,7 @@ inline int64_t rotation_run(int64_t channels) {
     return power < 512 ? power : 512;
 }
 
-// Rotates a row by such runs; runs shorter than a register stay as they are.
+// Rotates a row by such runs; runs shorter than a register stay as they are. Twice is back again.
 inline void rotate_row(float *row, int64_t channels) {
     const int64_t run = rotation_run(channels);
     if (run < kLanes) return;

@@ -35,7 +35,8 @@ void linear(const Linear &job, const Worker &worker) {
             const Panels run{*part, first, std::min(first + per_run, count), channel + first * kPanelRows};
             const bool bf16 = part->format == TIERCEL_BF16;
             if (bf16 && !prepared) prepare_bf16(job, worker);
-            bf16 ? linear_bf16(job, run, worker) : linear_quantised(job, run, worker);
+            const auto multiply = bf16 ? linear_bf16 : part->format == TIERCEL_I8 ? linear_int8 : linear_quantised;
+            multiply(job, run, worker);
             prepared = bf16;  // other products take the scratch memory for themselves
         }
         first_run = end;

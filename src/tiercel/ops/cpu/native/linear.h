@@ -28,6 +28,7 @@ constexpr int64_t kFewRows = 8;
 // A thread calls prepare_bf16 before its first bf16 product of a job, and again if scratch memory was used for others since.
 void prepare_bf16(const Linear &job, const Worker &worker);
 void linear_bf16(const Linear &job, const Panels &panels, const Worker &worker);
+void linear_int8(const Linear &job, const Panels &panels, const Worker &worker);       // I8
 void linear_quantised(const Linear &job, const Panels &panels, const Worker &worker);  // any other format
 
 // Stores the sums of `count` channels of one row: (sum + bias) + residual.

@@ -1,12 +1,14 @@
 // Packs weights into panels (packing.h). Threads claim panels; a panel's group is filled row by row while it is in the
-// first-level cache.
+// first-level cache. I8 wants whole rows, which go by way of float32.
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstring>
 
 #include "pack.h"
 #include "pool.h"
+#include "quantise_row.h"
 #include "unpack.h"
 
 namespace tiercel {
@@ -168,6 +170,36 @@ void pack_run(const Packing &job, const uint8_t *row_bytes, int64_t column, uint
     }
 }
 
+// A row as float32. out: [columns, filled up to a multiple of 64]
+void read_row(const Packing &job, const uint8_t *source, float *out) {
+    const GroupShape shape = block_shape(job.source_format);
+    for (int64_t at = 0; shape.columns == 1 && at < job.columns; at += 32)
+        read_values(job.source_format, source + at * shape.bytes, std::min<int64_t>(32, job.columns - at), out + at);
+    for (int64_t at = 0; shape.columns > 1 && at < job.columns; at += shape.columns, source += shape.bytes) {
+        Quants quants;
+        read_block(job.source_format, source, quants);
+        dequantise(job.source_format, quants, out + at);
+    }
+}
+
+void pack_i8_panel(const Packing &job, int64_t panel, float *values) {
+    using namespace TIERCEL_LEVEL;
+    const int64_t bytes = panel_bytes(TIERCEL_I8, job.columns), row_bytes = job.source_row_bytes();
+    const int64_t first = panel * kPanelRows, rows = std::min<int64_t>(job.rows - first, kPanelRows);
+    uint8_t *out = job.packed + panel * bytes, *scales = out + bytes - kPanelScaleBytes;
+    if (rows < kPanelRows) std::memset(out, 0, bytes);
+    for (int64_t row = 0; row < rows; row++) {
+        read_row(job, job.source + (first + row) * row_bytes, values);
+        const float scale = quantise_row(values, job.columns, [&](int64_t column, I32 integers) {
+            alignas(16) int8_t lanes[kLanes];
+            store_s8(lanes, integers);
+            for (int64_t i = 0; i < kLanes; i += kQuad)
+                std::memcpy(out + (column + i) * kPanelRows + kQuad * row, lanes + i, kQuad);
+        });
+        std::memcpy(scales + row * sizeof scale, &scale, sizeof scale);
+    }
+}
+
 void pack_panel(const Packing &job, int64_t panel) {
     const int64_t bytes = panel_bytes(job.format, job.columns), row_bytes = job.source_row_bytes();
     const int64_t first = panel * kPanelRows, rows = job.rows - first < kPanelRows ? job.rows - first : kPanelRows;
@@ -181,10 +213,16 @@ void pack_panel(const Packing &job, int64_t panel) {
     }
 }
 
-void pack_panels(void *context, const Worker &) {
+void pack_panels(void *context, const Worker &worker) {
     Packing &job = *static_cast<Packing *>(context);
     const int64_t count = panels(job.rows);
-    for (int64_t panel; (panel = job.next.fetch_add(1, std::memory_order_relaxed)) < count;) pack_panel(job, panel);
+    float *values = nullptr;
+    if (job.format == TIERCEL_I8) {
+        values = reinterpret_cast<float *>(worker.scratch(TIERCEL_LEVEL::padded_row(job.columns) * int64_t(sizeof(float))));
+    }
+    for (int64_t panel; (panel = job.next.fetch_add(1, std::memory_order_relaxed)) < count;) {
+        values ? pack_i8_panel(job, panel, values) : pack_panel(job, panel);
+    }
 }
 
 }  // namespace
@@ -202,7 +240,8 @@ extern "C" int32_t tiercel_pack(tiercel_pool *pool, int32_t source_format, const
                                 int32_t columns, uint8_t *packed) {
     const GroupShape shape = block_shape(source_format);
     if (tiercel_packed_bytes(format, rows, columns) < 0 || shape.columns == 0 || columns % shape.columns) return -1;
-    if (source_format != format && format != TIERCEL_BF16 && !can_quantise(format)) return -1;
+    const bool makes = format == TIERCEL_BF16 || format == TIERCEL_I8 || can_quantise(format);
+    if (source_format != format && !makes) return -1;
     Packing job{source_format, format, source, rows, columns, packed};
     pool->team.run(pack_panels, &job);
     return 0;

@@ -17,6 +17,8 @@
 //   Q6_K   groups of 256: [16] fp16 d, 32 bytes of nothing, [8][2][16] int8 scales (of 16 columns each), [8] of nibbles and
 //          [2][16 rows][4] uint8: byte (j, row, i) holds bits 4-5 of columns 4j + i, 8 + 4j + i, 16 + 4j + i, 24 + 4j + i;
 //          value = d * scale * (q - 32)
+//   I8     groups of 64: [16 column quads][16 rows][4] int8, which is also a tile of the matrix units, of rotated rows with one
+//          scale each (quantise_row.h); behind a panel's groups [16] float32 scales. Never -128.
 // Every run that a vector reads starts at a multiple of its size, and groups at multiples of 64 bytes.
 // (Formats of files: https://github.com/ggml-org/ggml, ggml-common.h.)
 
@@ -47,13 +49,17 @@ constexpr GroupShape group_shape(int32_t format) {
         case TIERCEL_Q5_0: return {64, 64 + 2 * (256 + 64)};
         case TIERCEL_Q4_K: return {256, 64 + 256 + 8 * 256};
         case TIERCEL_Q6_K: return {256, 64 + 256 + 8 * (256 + 128)};
+        case TIERCEL_I8: return {64, 1024};
         default: return {0, 0};
     }
 }
 
+constexpr int64_t kPanelScaleBytes = kPanelRows * 4;  // of I8
+
 inline int64_t panel_bytes(int32_t format, int64_t columns) {
     GroupShape shape = group_shape(format);
-    return (columns + shape.columns - 1) / shape.columns * shape.bytes;
+    const int64_t groups = (columns + shape.columns - 1) / shape.columns * shape.bytes;
+    return format == TIERCEL_I8 ? groups + kPanelScaleBytes : groups;
 }
 
 }  // namespace tiercel

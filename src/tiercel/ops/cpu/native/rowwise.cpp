@@ -6,8 +6,8 @@
 //   silu_mul   e = exp2(gate * -log2(e)); result = (gate / (1 + e)) * up
 //   add        a + b
 //
-// A norm needs whole rows, so rows are dealt out. The others deal out groups of 32 channels, which are whole in every form that
-// a result can take: a decode step of one row keeps all threads busy.
+// A norm needs whole rows, so rows are dealt out. The others deal out groups of 32 channels, which are whole in most forms that
+// a result can take: a decode step of one row keeps all threads busy. The i8 form takes whole rows again.
 
 #include <algorithm>
 #include <cmath>
@@ -47,21 +47,32 @@ float sum_of_squares(const float *x, int64_t count) {
     return sum(total);
 }
 
-// Where a row's float32 values are computed: in the result itself, or in the thread's own memory if nobody wants them.
-float *row_of(const Result &out, int64_t index, int64_t channels, const Worker &worker) {
-    if (out.f32) return out.f32 + index * out.stride;
-    return reinterpret_cast<float *>(worker.scratch(channels * int64_t(sizeof(float))));
-}
+// Where rows are worked on, one after the other: float32 values in the result itself, or in the thread's own memory if nobody
+// wants them; the i8 form always in the latter, when all else of the row is done.
+class Rows {
+  public:
+    Rows(const Result &out, int64_t channels, const Worker &worker) : out_(out) {
+        const int64_t bytes = padded_row(channels) * int64_t(sizeof(float));
+        if (!out.f32 || out.i8) own_ = reinterpret_cast<float *>(worker.scratch(bytes));
+    }
+    float *row(int64_t index) const { return out_.f32 ? out_.f32 + index * out_.stride : own_; }
+    float *spare() const { return own_; }
 
-// Calls part(row, first, last) for this thread's share of [rows, channels], in whole groups of channels.
-template <typename F> void share_groups(int64_t rows, int64_t channels, const Worker &worker, F part) {
-    const int64_t groups = padded_channels(channels) / kGroup;
+  private:
+    const Result &out_;
+    float *own_ = nullptr;
+};
+
+// Calls part(row, first, last) for this thread's share of [rows, channels], in whole groups of channels or whole rows.
+template <typename F> void share_groups(int64_t rows, int64_t channels, bool whole_rows, const Worker &worker, F part) {
+    const int64_t groups = whole_rows ? 1 : padded_channels(channels) / kGroup;
+    const int64_t size = whole_rows ? padded_channels(channels) : kGroup;
     int64_t next, end;
     worker.share(rows * groups, next, end);
     while (next < end) {
         const int64_t row = next / groups, start = row * groups;
         const int64_t stop = std::min(end, start + groups);
-        part(row, (next - start) * kGroup, std::min((stop - start) * kGroup, channels));
+        part(row, (next - start) * size, std::min((stop - start) * size, channels));
         next = stop;
     }
 }
@@ -70,27 +81,30 @@ template <typename F> void share_groups(int64_t rows, int64_t channels, const Wo
 template <typename F>
 void elementwise(const float *a, int64_t stride_a, const float *b, int64_t stride_b, int64_t rows, int64_t channels,
                  const Result &out, const Worker &worker, F f) {
-    share_groups(rows, channels, worker, [&](int64_t index, int64_t first, int64_t last) {
-        float *row = row_of(out, index, channels, worker);
+    const Rows space(out, channels, worker);
+    share_groups(rows, channels, out.i8, worker, [&](int64_t index, int64_t first, int64_t last) {
+        float *row = space.row(index);
         combine(a + index * stride_a + first, b + index * stride_b + first, row + first, last - first, f);
         emit_part(row, channels, first, last, index, out);
+        if (out.i8) emit_i8(row, channels, index, out, space.spare());
     });
 }
 
 }  // namespace
 
 void rms_norm(const RmsNorm &job, const Worker &worker) {
+    const Rows space(job.out, job.channels, worker);
     int64_t first, last;
     worker.share(job.rows, first, last);
     for (int64_t index = first; index < last; index++) {
         const float *x = job.x + index * job.stride;
-        float *row = row_of(job.out, index, job.channels, worker);
+        float *row = space.row(index);
         for (int64_t at = 0; at < job.channels; at += job.size) {
             const float mean = sum_of_squares(x + at, job.size) / static_cast<float>(job.size);
             const F32 inverse = all(1.0f / std::sqrt(mean + job.eps));
             combine(x + at, job.weight, row + at, job.size, [&](F32 value, F32 weight) { return value * inverse * weight; });
         }
-        emit(row, job.channels, index, job.out);
+        emit(row, job.channels, index, job.out, space.spare());
     }
 }
 
@@ -105,9 +119,11 @@ void add(const Add &job, const Worker &worker) {
 }
 
 void convert(const Convert &job, const Worker &worker) {
-    share_groups(job.rows, job.channels, worker, [&](int64_t index, int64_t first, int64_t last) {
-        const int64_t from = job.ids ? job.ids[index] : index;
-        emit_part(job.x + from * job.stride, job.channels, first, last, index, job.out);
+    const Rows space(job.out, job.channels, worker);
+    share_groups(job.rows, job.channels, job.out.i8, worker, [&](int64_t index, int64_t first, int64_t last) {
+        const float *row = job.x + (job.ids ? job.ids[index] : index) * job.stride;
+        emit_part(row, job.channels, first, last, index, job.out);
+        if (job.out.i8) emit_i8(row, job.channels, index, job.out, space.spare());
     });
 }
 
@@ -115,10 +131,11 @@ void embedding(const Embedding &job, const Worker &worker) {
     int64_t first, last;
     worker.share(job.rows, first, last);
     const int64_t channels = job.table->columns;
+    const Rows space(job.out, channels, worker);
     for (int64_t index = first; index < last; index++) {
-        float *row = row_of(job.out, index, channels, worker);
+        float *row = space.row(index);
         unpack_row(*job.table, job.token_ids[index], row);
-        emit(row, channels, index, job.out);
+        emit(row, channels, index, job.out, space.spare());
     }
 }
 

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstring>
 
+#include "hadamard.h"
 #include "packing.h"
 
 namespace tiercel {
@@ -97,6 +98,16 @@ void q6_k(const Run &run, float *out) {
     }
 }
 
+void unpack_i8(const tiercel_matrix &matrix, int64_t row, float *out) {
+    const int64_t bytes = panel_bytes(TIERCEL_I8, matrix.columns);
+    const uint8_t *panel = matrix.data + row / kPanelRows * bytes;
+    float scale;
+    std::memcpy(&scale, panel + bytes - kPanelScaleBytes + row % kPanelRows * sizeof scale, sizeof scale);
+    const int8_t *values = reinterpret_cast<const int8_t *>(panel + row % kPanelRows * 4);
+    for (int64_t c = 0; c < matrix.columns; c++) out[c] = static_cast<float>(values[c / 4 * 4 * kPanelRows + c % 4]) * scale;
+    TIERCEL_LEVEL::rotate_row(out, matrix.columns);
+}
+
 using Unpack = void (*)(const Run &, float *);
 
 Unpack unpack_of(int32_t format) {
@@ -118,6 +129,7 @@ void unpack_row(const tiercel_matrix &matrix, int64_t row, float *out) {
         std::memcpy(out, matrix.data + row * matrix.columns * 4, size_t(matrix.columns) * 4);
         return;
     }
+    if (matrix.format == TIERCEL_I8) return unpack_i8(matrix, row, out);
     const GroupShape shape = group_shape(matrix.format);
     const uint8_t *panel = matrix.data + row / kPanelRows * panel_bytes(matrix.format, matrix.columns);
     const Unpack unpack = unpack_of(matrix.format);
