@@ -136,6 +136,22 @@ def test_a_forked_request_preempted_before_the_step_leaves_no_copy_behind():
     assert manager.take_copies() == ([],)
 
 
+def test_a_source_that_nobody_holds_any_more_is_not_given_away_before_it_is_copied():
+    """A load into it would not wait for the step that copies."""
+    manager = make(num_blocks=4)
+    run(manager, "a", list(range(10)))
+    manager.fork("a", "b")
+    source = manager.block_table("a", 0)[0]
+    assert manager.reserve("b", 10, 11)
+    manager.release("a")
+    manager.check_integrity()
+    taken = [manager.pools[0].allocate().device.slot for _ in range(manager.pools[0].num_free)]
+    assert len(taken) == 2
+    assert source not in taken
+    assert manager.take_copies() == ([(source, manager.block_table("b", 0)[0])],)
+    assert manager.pools[0].allocate().device.slot == source
+
+
 def test_blocks_behind_the_window_are_given_back_and_a_hit_needs_only_the_window():
     window = B + 2  # the first new row sees B + 1 tokens back: two blocks
     manager = make(num_blocks=12, windows=(None, window))

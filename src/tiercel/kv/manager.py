@@ -53,7 +53,9 @@ class KVCacheManager:
         self.namespace = namespace
         self._prefix_caching = prefix_caching
         self._requests: dict[str, BlockTables] = {}
-        self._copies: list[dict[int, int]] = [{} for _ in groups]  # per group: destination slot -> source slot
+        # Per group: destination slot -> source. Sources are pinned: were one given up and taken for a load, which does not wait
+        # for the step, the copy would find other bytes.
+        self._copies: list[dict[int, KVBlock]] = [{} for _ in groups]
         self._history = History(max(_LEAST_REMEMBERED, 4 * num_blocks))
         self._below: Traffic | None = None
         for group, pool in enumerate(self.pools):
@@ -205,8 +207,10 @@ class KVCacheManager:
 
     def take_copies(self) -> tuple[list[tuple[int, int]], ...]:
         """Per group the (source, destination) slots to copy before the next step writes anything. Asking empties the list."""
-        taken = tuple([(source, destination) for destination, source in copies.items()] for copies in self._copies)
-        for copies in self._copies:
+        taken = tuple([(source.device.slot, slot) for slot, source in copies.items()] for copies in self._copies)
+        for pool, copies in zip(self.pools, self._copies, strict=True):
+            for source in copies.values():
+                pool.unpin(source)
             copies.clear()
         return taken
 
@@ -348,11 +352,14 @@ class KVCacheManager:
 
     def _copy_on_write(self, group: int, block: KVBlock) -> KVBlock:
         own = self.pools[group].allocate()
-        self._copies[group][own.device.slot] = block.device.slot
+        self._copies[group][own.device.slot] = block
+        self.pools[group].pin(block)
         self._drop(group, block)
         return own
 
     def _drop(self, group: int, block: KVBlock) -> None:
         self.pools[group].drop(block)
         if block.ref_count == 0:
-            self._copies[group].pop(block.device.slot, None)
+            source = self._copies[group].pop(block.device.slot, None)
+            if source is not None:
+                self.pools[group].unpin(source)
