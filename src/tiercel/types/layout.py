@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 
 BLOCK_TOKENS = 64  # the unit that is hashed, cached and stored: a constant of the format
 
-# int8: one scale per token and head. int4: one per 32 values, rotated by a Hadamard matrix unless it is plain; a query reads
-# the block of its own position as it was before it was stored.
+# int8: one scale per token and head. int4: one per 32 values; a query reads the block of its own position as it was before it
+# was stored. Both keep values rotated by a Hadamard matrix, so that none stands out; the plain one is there to compare with.
 KVFormat = Literal["float32", "bfloat16", "int8", "int4", "int4-plain"]
 INT4_RUN = 32  # values that share a scale
 _VALUE_BITS: dict[KVFormat, int] = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4, "int4-plain": 4}

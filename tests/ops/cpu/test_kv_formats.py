@@ -19,6 +19,7 @@ LAYER = 5
 OWN = 64  # positions of an own block
 HERE = LEVELS[: LEVELS.index(best_level()) + 1]
 FORMATS = ("int8", "int4", "int4-plain")
+ROTATED = ("int8", "int4")
 SPECIAL = np.array([0.0, -0.0, 1 + 2**-8, -1 - 3 * 2**-8, 3.4e38, -1e-40, 1e-30, 6e5, np.inf, -np.inf, np.nan], np.float32)
 TINY = np.float32(2) ** -126
 
@@ -148,7 +149,7 @@ def in_chunks(layout, rows, chunks, level=HERE[-1], threads=1, absent=(), **opti
 def expected(layout, rows, absent=(), **options):
     """The same by bf16: for each own block an arena of what its queries read."""
     form, size = layout.format, layout.head_dim
-    turn = rotate if form == "int4" else lambda x: x
+    turn = rotate if form in ROTATED else lambda x: x
     q, k, v = (turn(x.reshape(-1, size)).reshape(x.shape) for x in rows)
     wide = KVLayout(layout.layers, layout.num_kv_heads, size, "bfloat16", layout.block_tokens)
     read = [as_read(x.reshape(-1, size), form).reshape(x.shape) for x in (k, v)]
@@ -207,7 +208,7 @@ def write(layout, arena, slots, kind, x):
     for head in range(layout.num_kv_heads):
         rows = x[:, head * size : (head + 1) * size]
         with np.errstate(all="ignore"):
-            rows = rotate(rows) if form == "int4" else rows
+            rows = rotate(rows) if form in ROTATED else rows
         values, scales = encode(rows, form)
         offset, length = layout.segment(LAYER, kind, head)
         segments = blocks[:, offset : offset + length]
