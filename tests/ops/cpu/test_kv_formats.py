@@ -69,9 +69,10 @@ def encode_int8(x):
 def encode_int4(x):
     runs = x.reshape(len(x), -1, 32)
     magnitude = np.abs(runs).max(2, keepdims=True)
-    scale = np.minimum(magnitude / np.float32(7), np.float32(65504)).astype(np.float16)
+    scale = np.minimum(magnitude / np.float32(8), np.float32(65504)).astype(np.float16)
+    scale = np.where(np.fmax(runs.max(2, keepdims=True), 0) == magnitude, -scale, scale)
     scale = np.where(np.isfinite(magnitude), scale, np.float16(np.nan))
-    whole = np.where(scale > 0, np.clip(np.round(runs / scale.astype(np.float32)), -7, 7), 0)
+    whole = np.where(np.abs(scale) > 0, np.clip(np.round(runs / scale.astype(np.float32)), -8, 7), 0)
     codes = (whole + 8).astype(np.uint8)
     return (codes[:, :, :16] | codes[:, :, 16:] << 4).reshape(len(x), -1), scale[:, :, 0].view(np.uint8)
 

@@ -3,10 +3,11 @@
 //   bf16  each value to nearest even.
 //   int8  scale = largest magnitude / 127 (float32), integers round(x / scale), ties to even; a scale that would be smaller
 //         than the smallest normal float32 is 0, with zeros as integers. Read: float(integer) * scale, rounded to bf16.
-//   int4  per run of 32 channels scale = largest magnitude / 7, rounded to fp16 (to nearest even, at most the largest fp16),
-//         integers round(x / scale), ties to even, within -7 .. 7, zeros where the scale is 0. Byte j of a run holds 8 + the
-//         integer of channel j in its low half and 8 + that of channel 16 + j in its high half. Read: float(integer) *
-//         float(scale), rounded to bf16.
+//   int4  per run of 32 channels scale = magnitude / 8, rounded to fp16 (to nearest even, at most the largest fp16), where the
+//         magnitude is the largest of the run and the scale negative if a positive value has it: -8 stands for that value, so
+//         that all 16 numbers are of use. Integers round(x / scale), ties to even, within -8 .. 7, zeros where the scale is 0.
+//         Byte j of a run holds 8 + the integer of channel j in its low half and 8 + that of channel 16 + j in its high half.
+//         Read: float(integer) * float(scale), rounded to bf16.
 //
 // A row (int8) or a run (int4) that holds an infinity or NaN has a NaN scale and zeros as integers, and is read as NaN.
 
@@ -63,17 +64,19 @@ inline void encode_int8(const float *row, int64_t head_dim, uint8_t *values, uin
 
 inline void encode_int4_run(const float *run, uint8_t *bytes, uint8_t *scale_bytes) {
     constexpr float kLargestF16 = 65504.0f;
-    constexpr uint16_t kNan = 0x7e00;
+    constexpr uint16_t kNan = 0x7e00, kSign = 0x8000;
     const float magnitude = largest_magnitude(run, kRun);
     const bool finite = magnitude <= FLT_MAX;
-    const float wanted = magnitude / 7.0f;
+    const I32 most = as_int(max(max(load(run), load(run + kLanes)), zero()));
+    const bool positive = std::bit_cast<float>(largest(most)) == magnitude;
+    const float wanted = magnitude / 8.0f;
     const uint16_t rounded = _cvtss_sh(wanted < kLargestF16 ? wanted : kLargestF16, _MM_FROUND_TO_NEAREST_INT);
-    const uint16_t stored = finite ? rounded : kNan;
+    const uint16_t stored = !finite ? kNan : positive ? rounded | kSign : rounded;
     const bool kept = finite && rounded != 0;
-    const F32 scale = all(_cvtsh_ss(stored)), limit = all(7.0f);
+    const F32 scale = all(_cvtsh_ss(stored)), low = all(-8.0f), high = all(7.0f);
     auto codes = [&](const float *x) {
         const F32 whole = kept ? round(load(x) / scale) : zero();
-        return to_int(max(min(whole, limit), zero() - limit)) + all(8);
+        return to_int(max(min(whole, high), low)) + all(8);
     };
     const I32 both = codes(run) | shift_left<4>(codes(run + kLanes));
     store_s8(reinterpret_cast<int8_t *>(bytes), both - shift_left<1>(both & all(128)));  // the same byte, as a signed number
