@@ -51,7 +51,7 @@ bench: $(VENV)/.test $(VENV)/.native ## latency, throughput, reuse, restarts, wr
 	@$(VENV)/bin/tiercel bench kernels --json results/kernels.json
 	@$(VENV)/bin/tiercel bench start --json results/start.json
 	@$(VENV)/bin/tiercel bench server --json results/server.json
-	@$(VENV)/bin/tiercel bench quality --json results/quality.json
+	@$(VENV)/bin/tiercel bench quality --tokens 98304 --json results/quality.json
 	@$(VENV)/bin/tiercel bench throughput --profile --json results/throughput.json
 	@$(VENV)/bin/tiercel bench prefix --restart --json results/restart.json
 	@$(VENV)/bin/tiercel bench write-behind --json results/write_behind.json

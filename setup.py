@@ -32,7 +32,7 @@ FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off
 FLAGS += ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]  # GCC 12 finds such values in its own intrinsics
 AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
 AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "vnni", "vbmi"))]
-AMX = [*AVX512, "-mamx-tile", "-mamx-bf16", "-mamx-int8"]
+AMX = [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"]
 LEVELS = {"avx2": AVX2, "avx512": AVX512, "amx": AMX}  # as level.cpp asks for them
 
 

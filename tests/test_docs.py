@@ -38,6 +38,8 @@ def test_the_options_named_in_the_docs_exist() -> None:
     own = {"--raw", "--system", "--force", "--json", "--peer", "--help", "--namespace", "--tokens", "--repair", "--yes"}
     own |= {"--file", "--format", "--messages", "--salt", "--restart", "--trace", "--timings", "--later", "--prompt-tokens"}
     own |= {"--no-measure", "--profile", "--same-prompts", "--shape", "--requests"}
+    own |= {"--peers", "--only", "--work", "--contexts", "--prefix-tokens", "--runs", "--patience", "--plots"}
+    own |= {"--weights", "--kv", "--window", "--text", "--baseline"}
     assert set(re.findall(r"--[a-z][a-z-]+", text)) <= groups | own
     assert {"--" + p.name.replace("_", "-") for p in (*ENGINE.parameters, *SAMPLING.parameters)} <= set(
         re.findall(r"--[a-z][a-z-]+", text)

@@ -51,6 +51,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("models/resolve.py",),
     "jinja2": ("models",),
     "llguidance": ("engine/structured.py",),
+    "matplotlib": ("viz",),
     "msgspec": ("types", "kv", "engine", "server"),
     "prometheus_client": ("telemetry", "server"),
     "pydantic": ("config", "server", "cli/groups.py"),
@@ -181,7 +182,7 @@ def test_imports_inside_functions_are_seen(tmp_path: Path) -> None:
 
 
 # Extras: nobody needs them who does not use what they are for.
-OPTIONAL = {"fastapi", "huggingface_hub", "llguidance", "starlette", "torch", "transformers", "uvicorn"}
+OPTIONAL = {"fastapi", "huggingface_hub", "llguidance", "matplotlib", "starlette", "torch", "transformers", "uvicorn"}
 CORE = ["tiercel", "tiercel.types", "tiercel.config", "tiercel.kv", "tiercel.models", "tiercel.engine", "tiercel.cli.run"]
 
 

@@ -22,7 +22,7 @@ from tiercel.bench.measure import Summary
 from tiercel.bench.programs import open_pool
 
 LIMITS = MachineLimits({"somebody": 100.0}, {"bf16": 1000.0, "int8": 4000.0}, {(LAYERS + HEAD) * 34 // 32: 1e9})
-LOAD = KernelLoad(["small"], ["BF16", "Q8_0", "Q4_1", "Q6_K"], [1, 5], [70, 130])
+LOAD = KernelLoad(["small"], ["BF16", "I8", "Q8_0", "Q4_1", "Q6_K"], [1, 5], [70, 130])
 
 
 def quiet(text: str) -> None:
@@ -44,7 +44,7 @@ def test_every_kernel_is_measured(threads: int) -> None:
     found = [(timing.kernel, timing.format, timing.rows) for timing in timings]
     assert len(found) == len(set(found))
     products = {(kernel, format) for kernel, format, _ in found if " to " in kernel}
-    assert len(products) == 5 * 3  # no row of this shape is long enough for Q6_K
+    assert len(products) == 5 * 4  # no row of this shape is long enough for Q6_K
     assert ("head 64 to 320", "Q4_1", 5) in found
     assert [key for key in found if "attention" in key[0]] == [
         ("attention, context 70", "BF16", 1),
@@ -52,6 +52,11 @@ def test_every_kernel_is_measured(threads: int) -> None:
         ("attention, context 80", "BF16", 16),
     ]
     assert {("rms norm 64", "F32", 5), ("rope 128", "F32", 5), ("silu 128", "F32", 5)} <= set(found)
+    assert {key[0] for key in found if "cop" in key[0] or "blocks" in key[0]} == {
+        "copy, plain",
+        "blocks, gathered",
+        "blocks, gathered as int8",
+    }
     assert all(seconds > 0 for timing in timings for seconds in timing.seconds.values)
     assert len(kernel_rows(timings, LIMITS)) == len(timings)
 
@@ -62,6 +67,7 @@ def test_bytes_and_operations_are_those_of_one_layer() -> None:
     timings = {(t.kernel, t.format, t.rows): t for t in measure_kernels(pool, LOAD, 1, quiet)}
     product = timings["gate up 64 to 256", "Q8_0", 5]
     assert (product.num_bytes, product.operations, product.kind) == (256 * 64 * 34 // 32, 2 * 256 * 64 * 5, "int8")
+    assert timings["gate up 64 to 256", "I8", 5].num_bytes == 256 * (64 + 4)
     attention = timings["attention, context 80", "BF16", 16]
     assert attention.num_bytes == 80 * 2 * 2 * 32 * 2
     assert attention.operations == 4 * 128 * sum(range(65, 81))

@@ -69,6 +69,6 @@ def test_this_machine_with_numpy_alone() -> None:
 def test_this_machine_with_its_kernels(threads: int) -> None:
     measured = MachineLimits.measure(open_pool(threads), runs=1, working_sets=[1 << 20], num_bytes=16 << 20)
     sane(measured)
-    assert len(measured.reading) == 5
+    assert len(measured.reading) == 6
     assert set(measured.arithmetic) == {"float32", "bf16", "int8"}
     assert set(measured.settings()) >= {"GB/s, plain reading", "GB/s, BF16 kernel", "GFLOP/s, int8", "GB/s, 1 MB again"}

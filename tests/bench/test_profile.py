@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.test_limits import WORK, limits
-from tests.bench.test_work import HEAD, LAYERS, MODEL
+from tests.bench.test_work import HEAD, MODEL
 from tiercel import LLM
 from tiercel.bench.measure import TiercelSubject
 from tiercel.bench.profile import DecodeProfile, Step, Steps, decode_rows, profile_decode, watched
@@ -67,8 +67,8 @@ def test_the_kernels_of_a_program_are_told_apart(native: LLM) -> None:
     assert model.seconds is None
     linear = {name: size for name, size in profile.kernel_bytes.items() if name.startswith("linear")}
     assert {"embedding", "rms_norm", "attention", "kv_write", *linear} <= set(profile.native)
-    assert linear["linear 64 to 320, Q8_0"] == HEAD * 34 // 32
-    assert sum(linear.values()) == (LAYERS + HEAD) * 34 // 32
+    assert linear["linear 64 to 320, I8"] == HEAD + 4 * 320
+    assert sum(linear.values()) == work.weight_bytes
     assert profile.kernel_bytes["attention"] == work.kv_bytes(73.5)
     assert all(seconds >= 0 for seconds in profile.native.values())
     assert 0 < profile.between < profile.seconds

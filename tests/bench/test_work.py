@@ -26,6 +26,7 @@ MODEL = ModelConfig(
 # q and o: 64 x 128 each, k and v: 64 x 64 each, gate, up and down: 64 x 128 each; two layers
 LAYERS = 2 * (2 * 64 * 128 + 2 * 64 * 64 + 3 * 64 * 128)
 HEAD = 320 * 64
+SCALES = 4 * (2 * (128 + 2 * 64 + 64 + 2 * 128 + 64) + 320)  # of int8: one per row
 PER_KEY = 2 * 2 * 4 * 32  # q k and p v, layers, heads, dims
 
 
@@ -56,7 +57,7 @@ def test_of_an_engine_on_the_reference(model: Path) -> None:
     ("dtype", "weight_bytes", "in_layers", "in_head"),
     [
         ("bf16", 2 * (LAYERS + HEAD), {"bf16": LAYERS}, {"bf16": HEAD}),
-        ("int8", (LAYERS + HEAD) * 34 // 32, {"int8": LAYERS}, {"int8": HEAD}),
+        ("int8", LAYERS + HEAD + SCALES, {"int8": LAYERS}, {"int8": HEAD}),
         ("int4", LAYERS * 20 // 32 + HEAD * 34 // 32, {"int8": LAYERS}, {"int8": HEAD}),
     ],
 )

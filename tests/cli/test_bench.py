@@ -8,7 +8,6 @@ import pytest
 
 from tests.cli.conftest import Tiercel
 from tiercel.bench.prefix import PrefixLoad
-from tiercel.bench.random_model import write_random_model
 from tiercel.bench.restart import Restart, RestartRun
 from tiercel.bench.shapes import SHAPES
 from tiercel.bench.workload import Workload
@@ -114,6 +113,7 @@ def test_kernels(tiercel: Tiercel, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     file = tmp_path / "kernels.json"
     monkeypatch.setitem(SHAPES, "small", replace(SHAPES["smollm2-135m"], vocab_size=400, num_layers=1))
     monkeypatch.setattr("tiercel.bench.kernels.MEMORY", 16 << 20)
+    monkeypatch.setattr("tiercel.bench.attention.BEFORE", (0,))
     options = (
         "--shape",
         "small",
@@ -132,22 +132,11 @@ def test_kernels(tiercel: Tiercel, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     report = json.loads(file.read_text())
     assert shown.code == 0
     assert (report["settings"]["isa"], report["settings"]["threads"]) == ("avx2", 1)
-    assert len(report["tables"]["kernels"]) == 5 * 2 * 2 + 2 + 3 * 2
+    assert len(report["tables"]["kernels"]) == 5 * 2 * 2 + 2 + 4 * 2
     assert [(row["format"], row["rows"]) for row in report["tables"]["the products of a step"]] == [
         (format, rows) for format in ("BF16", "Q4_1") for rows in (1, 3)
     ]
-
-
-def test_quality(tiercel: Tiercel, tmp_path: Path) -> None:
-    file, text = tmp_path / "quality.json", tmp_path / "text"
-    text.write_text("Some text to be read, and a little more of it.")
-    model = write_random_model(tmp_path / "model", replace(SHAPES["smollm2-135m"], vocab_size=400, num_layers=1))
-    options = "--dtypes", "bf16,int4", "--text", str(text), "--tokens", "30", "--json", str(file)
-    shown = tiercel("bench", "quality", "-m", str(model), *options)
-    report = json.loads(file.read_text())
-    assert shown.code == 0
-    assert [row["who"] for row in report["tables"]["quality"]] == ["float32", "cpu bf16", "cpu int4"]
-    assert report["settings"]["tokens"] == 30
+    assert [(row["requests"], row["rows"]) for row in report["tables"]["attention"]] == [(1, 512), (64, 1)]
 
 
 @pytest.mark.parametrize("options", [["latency", "--prompt-tokens", "300"], ["prefix", "--prefix-tokens", "320"], THROUGHPUT])
@@ -186,7 +175,6 @@ def test_wrong_kernels(tiercel: Tiercel, arguments: list[str], message: str) -> 
         (["latency", "--peer", "vllm=/nowhere:/nowhere"], "--peer: /nowhere of"),
         (["latency", "--shape", "gpt-5"], "--shape: must be one of"),
         (["throughput", "--requests", "1,"], "--requests: must be numbers above 0"),
-        (["quality", "--dtypes", "float32"], "--dtypes: must be some of stored, bf16"),
         (["throughput", "--shared-tokens", "200"], "--shared-tokens: 200 of 128"),
         (["prefix", "--prefix-tokens", "9999"], "prompt: has 10,063 tokens"),
         (["prefix", "--restart"], "--kv-disk: is off"),

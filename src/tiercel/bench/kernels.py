@@ -4,8 +4,10 @@ Weights, keys and values come from memory: 1.25 GiB go by before anything is rea
 the kernel before has left them in a model too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -17,17 +19,20 @@ from tiercel.bench.programs import KernelProgram, activations, buffer, instructi
 from tiercel.bench.report import Row
 from tiercel.bench.shapes import SHAPES, Product, products
 from tiercel.bench.work import Kind
+from tiercel.ops.cpu.blocks import copy_blocks
 from tiercel.ops.cpu.library import Pool, address, aligned
+from tiercel.ops.cpu.lowering import form_bytes
 from tiercel.ops.cpu.packing import FORMATS, Matrix, Packed, plain, vector
 from tiercel.ops.cpu.plan import Op
 from tiercel.ops.cpu.step import bind_kv, group_struct, step_struct
-from tiercel.types import BLOCK_TOKENS, AttentionBatch, KVLayout, ModelConfig
+from tiercel.types import BLOCK_TOKENS, AttentionBatch, KVFormat, KVLayout, ModelConfig
 from tiercel.types import FORMATS as STORED
 
 MEMORY = 1280 << 20
 MILLI, MICRO, MEGA, GIGA = 1e3, 1e6, 1e6, 1e9
 _NO_ROWS, _NO_SLOTS = np.zeros(0, np.int32), np.zeros(0, np.int64)
 _NOTHING = (-1, 0, 0)
+_COPIED: tuple[KVFormat, KVFormat] = ("bfloat16", "int8")
 _REPEATS = 64  # of a kernel that takes microseconds, in one call
 
 
@@ -35,7 +40,7 @@ _REPEATS = 64  # of a kernel that takes microseconds, in one call
 class Timing:
     """One kernel: seconds per call, run by run; what a call reads of weights, keys or values, and its operations by kind.
 
-    activations_only: it reads nothing else, and num_bytes are what it reads and writes of them.
+    activations_only: it reads no weights or KV, or only copies them, and num_bytes are what it reads and writes.
     """
 
     model: str
@@ -82,6 +87,7 @@ def measure_kernels(pool: Pool, load: KernelLoad, runs: int, say: Say) -> list[T
         timings += measure_products(pool, name, model, load.formats, load.rows, runs, say)
         timings += measure_attention(pool, name, model, attention, runs, say)
         timings += measure_rowwise(pool, name, model, load.rows, runs, say)
+        timings += measure_block_copies(pool, name, model, runs, say)
     return timings
 
 
@@ -112,14 +118,16 @@ def measure_products(
 
 def _fill(pool: Pool, memory: npt.NDArray[np.uint8], product: Product, format: str) -> list[Matrix] | None:
     """Copies of one random matrix, until memory is full; None where the format has no rows of such a length."""
-    rows, columns, stored = product.rows, product.columns, STORED[format]
+    source_format = "BF16" if format == "I8" else format
+    rows, columns, stored = product.rows, product.columns, STORED[source_format]
     if columns % stored.block_values:
         return None
     # Scales are fp16 or bf16: with a high byte below 0x3C each is a number below 1.
     source = np.random.default_rng(0).integers(0, 0x3C, rows * stored.row_bytes(columns), np.uint8)
     size = pool.library.tiercel_packed_bytes(FORMATS[format], rows, columns)
     first = memory[:size]
-    pool.library.tiercel_pack(pool.handle, FORMATS[format], address(source), FORMATS[format], rows, columns, address(first))
+    numbers = FORMATS[source_format], FORMATS[format]
+    pool.library.tiercel_pack(pool.handle, numbers[0], address(source), numbers[1], rows, columns, address(first))
     copies = [memory[start : start + size] for start in range(0, len(memory) - size + 1, size)]
     for copy in copies[1:]:
         copy[:] = first
@@ -128,17 +136,17 @@ def _fill(pool: Pool, memory: npt.NDArray[np.uint8], product: Product, format: s
 
 def _product_programs(pool: Pool, copies: Sequence[Matrix], rows: int) -> list[KernelProgram]:
     """Programs of one product after another. The more rows, the more a product takes, and the shorter they are."""
-    bf16, q8 = activations(pool, rows, copies[0].columns)
-    out = buffer(rows, 4 * copies[0].rows)
+    forms = activations(pool, rows, copies[0].columns)
+    out = buffer(rows, form_bytes("f32", copies[0].rows))
     length = min(len(copies), max(2, 4 * len(copies) // rows))
     programs = []
     for start in range(0, len(copies) - length + 1, length):
         chosen = [Packed((matrix,)) for matrix in copies[start : start + length]]
         products = [
-            instruction(Op.LINEAR, out=(0, 0, matrix.rows), in_bf16=1, in_q8=2, constant=(number, -1))
+            instruction(Op.LINEAR, out=(0, 0, matrix.rows), in_bf16=1, in_q8=2, in_i8=3, constant=(number, -1))
             for number, matrix in enumerate(chosen)
         ]
-        programs.append(KernelProgram(pool, np.concatenate(products), chosen, [out, bf16, q8]))
+        programs.append(KernelProgram(pool, np.concatenate(products), chosen, [out, *forms]))
     return programs
 
 
@@ -200,7 +208,7 @@ def measure_rowwise(pool: Pool, name: str, model: ModelConfig, rows: Sequence[in
     for count in rows:
         say(f"{name}: norm, rope, silu, {count} rows")
         wide = buffer(count, 4 * 2 * mlp, seed=0)
-        bf16, q8 = activations(pool, count, max(hidden, mlp))
+        forms = activations(pool, count, max(hidden, mlp))
         kernels = {
             f"rms norm {hidden}": (
                 instruction(Op.RMS_NORM, inputs=[(0, 0, hidden), _NOTHING], out_bf16=1, out_q8=2, constant=(0, -1), real=1e-5),
@@ -214,11 +222,50 @@ def measure_rowwise(pool: Pool, name: str, model: ModelConfig, rows: Sequence[in
                 instruction(Op.SILU_MUL, inputs=[(0, 0, mlp), (0, mlp, mlp)], out_bf16=1, out_q8=2),
                 (4 + 4 + 2 + 1) * mlp,
             ),
+            f"silu {mlp}, int8 rows": (
+                instruction(Op.SILU_MUL, inputs=[(0, 0, mlp), (0, mlp, mlp)], out_i8=3),
+                (4 + 4 + 1) * mlp,
+            ),
         }
         for kernel, (one, num_bytes) in kernels.items():
-            program = KernelProgram(pool, np.repeat(one, _REPEATS), [norm, tables], [wide, bf16, q8])
+            program = KernelProgram(pool, np.repeat(one, _REPEATS), [norm, tables], [wide, *forms])
             seconds = Summary.of(time_programs([program], plain_step(count), runs))
             yield Timing(name, kernel, "F32", count, seconds, num_bytes * count, activations_only=True)
+
+
+def measure_block_copies(pool: Pool, name: str, model: ModelConfig, runs: int, say: Say) -> Iterator[Timing]:
+    """KV blocks gathered from all over an arena, as they are and turned to int8, beside a plain copy by as many threads.
+
+    Bytes are those read and those written.
+    """
+    say(f"{name}: copies of KV blocks")
+    bf16, int8 = (KVLayout(tuple(range(model.num_layers)), model.num_kv_heads, model.head_dim, f) for f in _COPIED)
+    count = MEMORY // 2 // bf16.block_bytes
+    arena, out = (aligned(count * bf16.block_bytes, 4096) for _ in range(2))
+    arena.view(np.uint16)[:] = 0x3F80
+    out[:] = 0
+    pairs = np.stack([np.random.default_rng(0).permutation(count), np.arange(count)], axis=1).astype(np.int32)
+    parts = list(zip(np.array_split(out, pool.threads), np.array_split(arena, pool.threads), strict=True))
+    with ThreadPoolExecutor(pool.threads) as threads:
+        work: dict[str, tuple[Callable[[], object], int]] = {
+            "copy, plain": (lambda: list(threads.map(lambda part: np.copyto(*part), parts)), bf16.block_bytes),
+            "blocks, gathered": (lambda: copy_blocks(pool, arena, bf16, out, bf16, pairs), bf16.block_bytes),
+            "blocks, gathered as int8": (lambda: copy_blocks(pool, arena, bf16, out, int8, pairs), int8.block_bytes),
+        }
+        for kernel, (run, written) in work.items():
+            times = time_calls(run, runs)
+            num_bytes = count * (bf16.block_bytes + written)
+            yield Timing(name, kernel, "BF16", count * BLOCK_TOKENS, Summary.of(times), num_bytes, activations_only=True)
+
+
+def time_calls(run: Callable[[], object], runs: int) -> list[float]:
+    """Seconds of each of several calls, after a warm-up."""
+    times = []
+    for _ in range(runs + 1):
+        start = perf_counter()
+        run()
+        times.append(perf_counter() - start)
+    return times[1:]
 
 
 def kernel_rows(timings: Sequence[Timing], limits: MachineLimits) -> list[Row]:

@@ -103,21 +103,21 @@ def _readers(pool: Pool | None, num_bytes: int) -> dict[str, Reader]:
     readers: dict[str, Reader] = {"float32 product": blas}
     if pool is not None:
         readers["plain reading"] = lambda size: size / probe(pool, 0, memory[:size])
-        readers |= {f"{name} kernel": _kernel_reader(pool, memory, name) for name in ("BF16", "Q8_0", "Q4_1")}
+        readers |= {f"{name} kernel": _kernel_reader(pool, memory, name) for name in ("BF16", "I8", "Q8_0", "Q4_1")}
     return readers
 
 
 def _kernel_reader(pool: Pool, memory: np.ndarray, name: str) -> Reader:
     """Reads memory as one tall matrix that is multiplied with one row."""
     panel = int(pool.library.tiercel_packed_bytes(FORMATS[name], 16, _COLUMNS))
-    bf16, q8 = activations(pool, 1, _COLUMNS)
+    forms = activations(pool, 1, _COLUMNS)
     out, step = buffer(1, 4 * 16 * (len(memory) // panel)), plain_step(1)
 
     def read(size: int) -> float:
         rows = 16 * max(1, size // panel)
         matrix = Packed((Matrix(memory, FORMATS[name], rows, _COLUMNS),))
-        product = instruction(Op.LINEAR, out=(0, 0, rows), in_bf16=1, in_q8=2, constant=(0, -1))
-        program = KernelProgram(pool, product, [matrix], [out, bf16, q8])
+        product = instruction(Op.LINEAR, out=(0, 0, rows), in_bf16=1, in_q8=2, in_i8=3, constant=(0, -1))
+        program = KernelProgram(pool, product, [matrix], [out, *forms])
         start = perf_counter()
         program.run(step)
         return (perf_counter() - start) * (size / (rows // 16 * panel))

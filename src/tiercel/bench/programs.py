@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tiercel.ops.cpu.library import INSTRUCTION, Pool, StepStruct, aligned
+from tiercel.ops.cpu.lowering import FORMS, form_bytes
 from tiercel.ops.cpu.packing import Packed
 from tiercel.ops.cpu.plan import BufferSpec, Op, Plan
 from tiercel.ops.cpu.program import NativeProgram
@@ -63,14 +64,14 @@ def buffer(rows: int, row_bytes: int, seed: int | None = None) -> Buffer:
     return memory
 
 
-def activations(pool: Pool, rows: int, columns: int) -> tuple[Buffer, Buffer]:
-    """Random values [rows, columns] in the two forms that products read, bf16 and 8-bit."""
-    padded = -(-columns // 32) * 32
-    values, bf16 = buffer(rows, 4 * columns, seed=0), buffer(rows, 2 * padded)
-    q8 = buffer(rows, padded + padded // 32 * 4 + padded // 16 * 4)
-    convert = instruction(Op.CONVERT, inputs=[(0, 0, columns), (-1, 0, 0)], out_bf16=1, out_q8=2)
-    KernelProgram(pool, convert, [], [values, bf16, q8]).run(plain_step(rows))
-    return bf16, q8
+def activations(pool: Pool, rows: int, columns: int) -> list[Buffer]:
+    """Random values [rows, columns] in the forms that products read: bf16, q8, i8."""
+    values = buffer(rows, 4 * columns, seed=0)
+    whole_tiles = rows if rows <= 16 else -(-rows // 16) * 16
+    forms = [buffer(whole_tiles, form_bytes(kind, columns)) for kind in FORMS]
+    convert = instruction(Op.CONVERT, inputs=[(0, 0, columns), (-1, 0, 0)], out_bf16=1, out_q8=2, out_i8=3)
+    KernelProgram(pool, convert, [], [values, *forms]).run(plain_step(rows))
+    return forms
 
 
 def time_programs(programs: Sequence[KernelProgram], step: StepStruct, runs: int) -> list[float]:

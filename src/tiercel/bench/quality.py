@@ -1,149 +1,173 @@
-"""What a back end and its weights cost in quality: next-token distributions on a text, held against the reference in float32.
+"""What formats of weights and of KV cost in quality: next-token distributions on a text, held against those of a baseline.
 
-Every model reads the same text, whatever it would have said itself, so that a difference at one token does not move all later
-ones.
+The text is cut into windows, and each is read from an empty cache as an engine computes a prompt, in chunks. All read the same
+text, whatever they would have said themselves, so that a difference at one token does not move all later ones; and all are
+compared window by window, so that what makes one window harder than another is no part of the difference.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from tiercel.bench.distributions import Truth
 from tiercel.bench.measure import Say
+from tiercel.bench.reading import Network, Reading
 from tiercel.bench.report import Row
 from tiercel.config import EngineConfig
-from tiercel.engine.build import layout_groups, load_checkpoint
-from tiercel.engine.compute import resolve_compute
-from tiercel.kv import Arena
-from tiercel.models import load_model
-from tiercel.platforms import detect
-from tiercel.types import BLOCK_TOKENS, AttentionBatch, InvalidInput, SamplingBatch, StepInput
+from tiercel.types import InvalidInput
 
+Int32 = npt.NDArray[np.int32]
 Float64 = npt.NDArray[np.float64]
-REFERENCE = "float32"
-CHUNK = 64  # rows of a step: a row's logits are a whole vocabulary
+CHUNK = 256  # rows of a step: of each there is a whole vocabulary of logits
+FEWEST = 5  # windows that an interval is given for
+CONFIDENCE = 0.95
 
 
-@dataclass
+class Formats(NamedTuple):
+    """What a model's weights and its KV are kept in."""
+
+    weights: str
+    kv: str
+
+    def __str__(self) -> str:
+        return f"{self.weights} weights, {self.kv} KV"
+
+    def settings(self, config: EngineConfig) -> EngineConfig:
+        backend = "reference" if self.weights == "float32" else "cpu"
+        return config.model_copy(update={"backend": backend, "dtype": self.weights, "kv_dtype": self.kv})
+
+
+FLOAT32 = Formats("float32", "float32")  # on the reference back end
+BF16 = Formats("bf16", "bfloat16")
+
+
+class Change(NamedTuple):
+    """A relative difference of perplexity and where it lies with 95 % confidence; None where the windows are too few to say."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, eq=False)
 class Quality:
-    """How one model's next-token distributions compare, token by token. same: whether the likeliest token is the reference's;
-    divergences: KL(reference, this) in nats; surprises: -log probability of the text's own next token."""
+    """How one choice of formats fared, [windows, tokens] each. same: whether the likeliest next token is the baseline's;
+    divergences: KL(baseline, this) in nats; surprises: -log probability of the text's own next token. kv_bytes: per token."""
 
-    same: list[bool] = field(default_factory=list)
-    divergences: list[float] = field(default_factory=list)
-    surprises: list[float] = field(default_factory=list)
+    same: npt.NDArray[np.bool_]
+    divergences: Float64
+    surprises: Float64
+    kv_bytes: int = 0
+
+    @classmethod
+    def empty(cls, windows: int, tokens: int, kv_bytes: int) -> "Quality":
+        shape = windows, tokens
+        return cls(np.zeros(shape, np.bool_), np.zeros(shape), np.zeros(shape), kv_bytes)
 
     @property
     def agreement(self) -> float:
         """Share of tokens at which greedy decoding would have gone on alike."""
-        return float(np.mean(self.same))
+        return float(self.same.mean())
 
     @property
     def divergence(self) -> float:
         """Mean KL divergence, nats."""
-        return float(np.mean(self.divergences))
+        return float(self.divergences.mean())
 
     @property
     def perplexity(self) -> float:
-        return float(np.exp(np.mean(self.surprises)))
+        return float(np.exp(self.surprises.mean()))
+
+    def change(self, baseline: "Quality") -> Change:
+        """Perplexity against the baseline's: both read the same windows, and what is averaged is the difference of each window.
+
+        The interval takes the windows' differences as independent of each other, and their mean as distributed by Student's t.
+        """
+        differences = (self.surprises - baseline.surprises).mean(axis=1)
+        mean, count = differences.mean(), len(differences)
+        if count < FEWEST:
+            return Change(float(np.expm1(mean)), None, None)
+        margin = student_t(count - 1) * differences.std(ddof=1) / np.sqrt(count)
+        low, value, high = np.expm1([mean - margin, mean, mean + margin]).tolist()
+        return Change(value, low, high)
 
 
-class Reading:
-    """A model that reads a text chunk by chunk, without an engine around it."""
+def student_t(freedom: int) -> float:
+    """How many standard errors a 95 % interval reaches to either side; freedom: degrees of it, 4 or more.
 
-    def __init__(self, config: EngineConfig, num_tokens: int) -> None:
-        """Raises what building an engine raises."""
-        checkpoint = load_checkpoint(config)
-        compute = resolve_compute(config, checkpoint.config, detect())
-        groups = layout_groups(compute, checkpoint)
-        self._num_blocks = -(-num_tokens // BLOCK_TOKENS)
-        arena = Arena(groups, self._num_blocks)
-        self._ops = compute.load()
-        self._model = load_model(checkpoint, self._ops, groups)
-        self._kv = tuple(self._ops.bind_kv(area, group.layout) for area, group in zip(arena.groups, groups, strict=True))
-        self._arena = arena
-        self._read = 0
-
-    def read(self, token_ids: Sequence[int]) -> Float64:
-        """Log-probabilities of the token after each of these, [tokens, vocab]."""
-        step = self._step(np.array(token_ids, np.int32))
-        self._read += len(token_ids)
-        logits = np.asarray(self._model(self._ops, self._ops.begin(step), self._kv)).astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        return logits
-
-    def _step(self, token_ids: npt.NDArray[np.int32]) -> StepInput:
-        count = len(token_ids)
-        positions = np.arange(self._read, self._read + count, dtype=np.int32)
-        batch = AttentionBatch(
-            query_start=np.array([0, count], np.int32),
-            q_positions=positions,
-            block_tables=np.arange(self._num_blocks, dtype=np.int32)[None],
-            lengths=np.array([self._read + count], np.int32),
-            slot_mapping=positions.astype(np.int64),
-        )
-        groups = len(self._kv)
-        return StepInput(token_ids, positions, (batch,) * groups, (np.empty((0, 2), np.int32),) * groups, _all_rows(count))
+    The first terms of Fisher's expansion (Abramowitz and Stegun, 26.7.5), within 0.01 of the true value.
+    """
+    z: float = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + float(sum(term / freedom**power for power, term in enumerate(terms, 1)))
 
 
-def measure_quality(models: Mapping[str, EngineConfig], token_ids: Sequence[int], say: Say) -> dict[str, Quality]:
-    """By name, the reference's under `REFERENCE`. models: settings of what is compared, all of one checkpoint.
+def windows_of(token_ids: Sequence[int], window: int) -> Int32:
+    """[windows, window]: the text in whole windows, what is left at its end not used; a text shorter than one is a window.
 
-    Raises InvalidInput for a text too short to say anything, and what building an engine raises.
+    Raises InvalidInput for a text too short to say anything.
     """
     if len(token_ids) < 2:
         raise InvalidInput("text", "has no token after the first")
-    base = next(iter(models.values()))
-    exact = base.model_copy(update={"backend": "reference", "dtype": "float32", "kv_dtype": "auto"})
-    readings = {}
-    for name, config in {REFERENCE: exact, **models}.items():
-        say(f"loading {name}")
-        readings[name] = Reading(config, len(token_ids))
-    qualities = {name: Quality() for name in readings}
-    for start in range(0, len(token_ids) - 1, CHUNK):
-        say(f"reading {start:,} of {len(token_ids):,} tokens")
-        chunk, following = token_ids[:-1][start : start + CHUNK], np.array(token_ids[1:][start : start + CHUNK])
-        truth = readings[REFERENCE].read(chunk)
-        for name, reading in readings.items():
-            found = truth if name == REFERENCE else reading.read(chunk)
-            quality = qualities[name]
-            quality.same += (found.argmax(axis=1) == truth.argmax(axis=1)).tolist()
-            quality.divergences += (np.exp(truth) * (truth - found)).sum(axis=1).tolist()
-            quality.surprises += (-found[np.arange(len(chunk)), following]).tolist()
+    count = max(1, len(token_ids) // window)
+    return np.array(token_ids[: count * window], np.int32).reshape(count, -1)
+
+
+def measure_quality(config: EngineConfig, formats: Iterable[Formats], windows: Int32, say: Say) -> dict[Formats, Quality]:
+    """formats: the first is the baseline. Raises InvalidInput for windows longer than the model's context, and what building
+    an engine raises."""
+    formats = list(dict.fromkeys(formats))
+    count, length = windows.shape
+    networks: dict[str, Network] = {}
+    for each in formats:
+        if each.weights not in networks:
+            say(f"loading {each.weights} weights")
+            networks[each.weights] = Network(each.settings(config))
+    model = networks[formats[0].weights].checkpoint.config
+    if length > model.max_position:
+        raise InvalidInput("window", f"the model was made for {model.max_position:,} tokens, not {length:,}")
+    readings = {each: Reading(networks[each.weights], each.settings(config), length) for each in formats}
+    qualities = {each: Quality.empty(count, length - 1, reading.token_bytes) for each, reading in readings.items()}
+    truth = Truth(min(CHUNK, length - 1), model.vocab_size)
+    for number, window in enumerate(windows):
+        for reading in readings.values():
+            reading.begin()
+        for start in range(0, length - 1, CHUNK):
+            say(f"window {number + 1:,} of {count:,}, token {start:,} of {length:,}")
+            part = slice(start, min(start + CHUNK, length - 1))
+            for each, reading in readings.items():
+                logits = reading.read(window[part])
+                if each == formats[0]:
+                    truth.become(logits)
+                compared = truth.compare(logits, window[part.start + 1 : part.stop + 1])
+                quality = qualities[each]
+                quality.same[number, part] = compared.same
+                quality.divergences[number, part] = compared.divergences
+                quality.surprises[number, part] = compared.surprises
     return qualities
 
 
-def quality_rows(qualities: Mapping[str, Quality]) -> list[Row]:
-    return [
-        {
-            "who": name,
-            "greedy agreement, %": 100 * quality.agreement,
-            "mean KL, nats": quality.divergence,
-            "KL, 99 % below": float(np.quantile(quality.divergences, 0.99)),
-            "perplexity": quality.perplexity,
-        }
-        for name, quality in qualities.items()
-    ]
+def quality_rows(qualities: Mapping[Formats, Quality]) -> list[Row]:
+    """The baseline is the first, and has no change. Bytes are those of KV; at least, at most: the change's 95 % interval."""
+    baseline = next(iter(qualities.values()))
+    return [_row(formats, quality, baseline) for formats, quality in qualities.items()]
 
 
-def _all_rows(count: int) -> SamplingBatch:
-    """Asks for the logits of every row; nothing is sampled from them here."""
-    zeros, ones, ints = np.zeros(count, np.float32), np.ones(count, np.float32), np.zeros(count, np.int32)
-    return SamplingBatch(
-        rows=np.arange(count, dtype=np.int32),
-        temperature=zeros,
-        top_k=ints,
-        top_p=ones,
-        min_p=zeros,
-        repetition_penalty=ones,
-        presence_penalty=zeros,
-        frequency_penalty=zeros,
-        seed=np.zeros(count, np.uint64),
-        sample_index=ints,
-        output_position=ints,
-        num_logprobs=ints - 1,
-        prompt_tokens=(None,) * count,
-        output_tokens=(None,) * count,
-    )
+def _row(formats: Formats, quality: Quality, baseline: Quality) -> Row:
+    change = quality.change(baseline) if quality is not baseline else Change(0.0, None, None)
+    low, high = (None if bound is None else 100 * bound for bound in (change.low, change.high))
+    return {
+        "weights": formats.weights,
+        "KV": formats.kv,
+        "bytes a token": quality.kv_bytes,
+        "perplexity": quality.perplexity,
+        "change, %": 100 * change.value,
+        "at least": low,
+        "at most": high,
+        "mean KL, nats": quality.divergence,
+        "same top, %": 100 * quality.agreement,
+    }

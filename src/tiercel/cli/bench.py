@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tiercel.cli.answer import open_engine
+from tiercel.cli.bench_compare import compare
 from tiercel.cli.bench_long import long
+from tiercel.cli.bench_quality import quality
 from tiercel.cli.bench_server import server
 from tiercel.cli.bench_start import start
 from tiercel.cli.console import Waiting, waiting
 from tiercel.cli.fresh_store import fresh_store
 from tiercel.cli.groups import ENGINE
+from tiercel.cli.lists import names, numbers
 from tiercel.cli.options import takes
 from tiercel.config import EngineConfig
 from tiercel.types import InvalidInput
@@ -40,7 +43,8 @@ Peers = Annotated[
     typer.Option(
         "--peer",
         help="also measure this program, in turns with Tiercel: transformers, or NAME=PROGRAM:MODEL with one of the names "
-        "llamacpp (PROGRAM: its llama-server), openvino, vllm (an interpreter that has it); may be given several times",
+        "llamacpp (PROGRAM: its llama-server), openvino, transformers, vllm (an interpreter that has it); may be given several "
+        "times",
     ),
 ]
 Shape = Annotated[str | None, typer.Option(help="measure random weights in this shape: qwen2.5-0.5b, smollm2-135m")]
@@ -50,7 +54,7 @@ Tokens = Annotated[int, typer.Option(min=1, metavar="N")]
 
 def register(app: typer.Typer, about: str) -> None:
     benches = typer.Typer(help=about, no_args_is_help=True)
-    for command in (latency, throughput, prefix, long, write_behind, start, server, kernels, quality):
+    for command in (latency, throughput, prefix, long, write_behind, start, server, kernels, quality, compare):
         benches.command()(command)
     app.add_typer(benches, name="bench")
 
@@ -74,7 +78,7 @@ def latency(
 
     Beside them stands what the machine allows, measured in the same run.
     """
-    lengths = _numbers("prompt_tokens", prompt_tokens)
+    lengths = numbers("prompt_tokens", prompt_tokens)
     with _shaped(engine, shape) as config, open_engine(_in_memory(config)) as llm, waiting("latency") as say:
         from tiercel.bench.latency import context_rows, decode_context, latency_rows, measure_latency
         from tiercel.bench.measure import TiercelSubject
@@ -114,7 +118,7 @@ def throughput(
     """Tokens per second and hit rate of many requests at once, and the length of a step in which all of them decode."""
     if shared_tokens > prompt_tokens:
         raise InvalidInput("shared_tokens", f"{shared_tokens} of {prompt_tokens} prompt tokens cannot be shared")
-    counts = _numbers("requests", requests)
+    counts = numbers("requests", requests)
     with _shaped(engine, shape) as config, open_engine(_in_memory(config)) as llm, waiting("throughput") as say:
         from tiercel.bench.throughput import Load, measure_throughput, profile_decoding, profile_rows, throughput_rows
         from tiercel.bench.work import ModelWork
@@ -198,8 +202,8 @@ def write_behind(
 
 def kernels(
     shape: Annotated[str, typer.Option(help="shapes of models, with commas")] = "qwen2.5-0.5b,smollm2-135m",
-    formats: Annotated[str, typer.Option(help="packed formats, with commas: BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q4_K, Q6_K")] = (
-        "BF16,Q8_0,Q4_1,Q4_0"
+    formats: Annotated[str, typer.Option(help="packed formats, with commas: BF16, I8, Q8_0, Q4_0, Q4_1, Q5_0, Q4_K, Q6_K")] = (
+        "BF16,I8,Q8_0,Q4_1,Q4_0"
     ),
     rows: Annotated[str, typer.Option(help="rows of the products, with commas")] = "1,4,16,64,512",
     contexts: Annotated[str, typer.Option(help="tokens that attention sees, with commas")] = "128,2048,7000",
@@ -211,6 +215,7 @@ def kernels(
     json: Json = None,
 ) -> None:
     """Each kernel of the native back end by itself: time, bytes per second, share of what the machine allows."""
+    from tiercel.bench.attention import attention_rows, measure_contexts, vector_rate
     from tiercel.bench.kernels import KernelLoad, kernel_rows, layer_rows, measure_kernels, working_sets
     from tiercel.bench.limits import MachineLimits
     from tiercel.bench.shapes import SHAPES
@@ -221,47 +226,24 @@ def kernels(
     if isa not in ("auto", *LEVELS):
         raise InvalidInput("isa", f"must be auto, {', '.join(LEVELS)}; got {isa!r}")
     load = KernelLoad(
-        shapes=_names("shape", shape, SHAPES),
-        formats=_names("formats", formats, [name for name in FORMATS if name not in ("F32", "F16")]),
-        rows=_numbers("rows", rows),
-        contexts=_numbers("contexts", contexts),
+        shapes=names("shape", shape, SHAPES),
+        formats=names("formats", formats, [name for name in FORMATS if name not in ("F32", "F16")]),
+        rows=numbers("rows", rows),
+        contexts=numbers("contexts", contexts),
     )
     pool = Pool(threads or detect().cores, isa)
     with waiting("kernels") as say:
         say("measuring the machine")
         limits = MachineLimits.measure(pool, runs, working_sets=working_sets(pool, load))
         timings = measure_kernels(pool, load, runs, say)
-    tables = {"kernels": kernel_rows(timings, limits), "the products of a step": layer_rows(timings, limits)}
+        attention, lanes = list(measure_contexts(pool, load.shapes, runs, say)), vector_rate(pool, runs)
+    tables = {
+        "kernels": kernel_rows(timings, limits),
+        "the products of a step": layer_rows(timings, limits),
+        "attention": attention_rows(attention, limits, lanes),
+    }
     settings = {"command": _command(), "cpu": detect().cpu, "isa": pool.level, "threads": pool.threads, "runs": runs}
-    _report("kernels", tables, {**settings, **limits.settings()}, json)
-
-
-@takes(engine=ENGINE)
-def quality(
-    engine: EngineConfig,
-    dtypes: Annotated[
-        str, typer.Option(help="formats of weights on the native back end, with commas")
-    ] = "stored,bf16,int8,int4",
-    tokens: Annotated[int, typer.Option(min=2, metavar="N", help="how much of the text is read")] = 2048,
-    text: Annotated[Path | None, typer.Option(help="text to read instead of an essay", exists=True, dir_okay=False)] = None,
-    json: Json = None,
-) -> None:
-    """Next-token distributions on real text, held against the reference back end in float32."""
-    from tiercel.bench.quality import measure_quality, quality_rows
-    from tiercel.bench.texts import read_essay
-    from tiercel.engine.build import load_checkpoint
-
-    native = engine.model_copy(update={"backend": "cpu", "kv_dtype": "auto"})
-    models = {f"cpu {name}": native.model_copy(update={"dtype": name}) for name in _names("dtypes", dtypes, _DTYPES)}
-    content = read_essay() if text is None else text.read_text(encoding="utf-8")
-    with waiting("quality") as say:
-        token_ids = load_checkpoint(engine).tokenizer.encode(content)[:tokens]
-        rows = quality_rows(measure_quality(models, token_ids, say))
-    settings = {"command": _command(), "model": Path(engine.model).name, "text": str(text or "essay"), "tokens": len(token_ids)}
-    _report("quality", {"quality": rows}, settings, json)
-
-
-_DTYPES = ("stored", "bf16", "int8", "int4")
+    _report("kernels", tables, {**settings, **limits.settings(), "float32 lanes per second": lanes}, json)
 
 
 @contextmanager
@@ -311,23 +293,6 @@ def _workload(engine: EngineConfig, seed: int) -> "Workload":
     from tiercel.models import open_checkpoint, resolve_model
 
     return Workload(open_checkpoint(resolve_model(engine.model)).tokenizer.vocab_size, seed)
-
-
-def _numbers(field: str, text: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 1:
-        raise InvalidInput(field, f"must be numbers above 0 with commas, like 128,1024; got {text!r}")
-    return list(dict.fromkeys(numbers))
-
-
-def _names(field: str, text: str, known: Iterable[str]) -> list[str]:
-    names, known = text.split(","), list(known)
-    if not set(names) <= set(known):
-        raise InvalidInput(field, f"must be some of {', '.join(known)}, with commas; got {text!r}")
-    return list(dict.fromkeys(names))
 
 
 def _peers(names: Sequence[str], llm: "LLM", say: Waiting) -> "list[Subject]":

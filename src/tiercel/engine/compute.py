@@ -8,7 +8,8 @@ from tiercel.ops import Ops, load_ops, native_reason
 from tiercel.platforms import Platform
 from tiercel.types import FORMATS, InvalidInput, KVFormat, ModelConfig, WeightFormat
 
-_BYTES_PER_VALUE = {"float32": 4.0, "bf16": 2.0, "int8": 34 / 32, "int4": 20 / 32}  # of a matrix
+_BYTES_PER_VALUE = {"float32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 20 / 32}  # of a matrix
+_PRODUCTS = {"int8": "int8-balanced"}  # what products are where a name does not say it all: a scale per row, see models.balance
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Compute:
         Weights as stored in bf16 and weights turned into bf16 are one class; a file's 8 bits and its float32 copy are two.
         """
         formats = {_product_format(FORMATS[name]) for name in checkpoint.matrix_formats}
-        products = "+".join(sorted(formats)) if self.dtype == "stored" else self.dtype
+        products = "+".join(sorted(formats)) if self.dtype == "stored" else _PRODUCTS.get(self.dtype, self.dtype)
         return f"{ops.numerics}/{products}/kv-{self.kv_dtype}"
 
     def weight_bytes(self, checkpoint: Checkpoint) -> int:

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
+from tiercel.models.balance import Balanced, Watched, watch
 from tiercel.models.checkpoint import Checkpoint
 from tiercel.models.registry import ARCHITECTURES, Model
 from tiercel.ops import Forward, Handle, Ops
@@ -23,7 +25,8 @@ def load_model(checkpoint: Checkpoint, ops: Ops, groups: Sequence[KVGroup], file
     ready = ops.restore(file, layouts) if file is not None else None
     if ready is not None:
         return ready
-    built = ops.compile(build_model(checkpoint.config, checkpoint.weights, ops), layouts)
+    weights = _balanced(checkpoint, ops, groups) if ops.balances else checkpoint.weights
+    built = ops.compile(build_model(checkpoint.config, weights, ops), layouts)
     if file is not None:
         try:
             ops.save(built, file)
@@ -46,6 +49,14 @@ def build_model(config: ModelConfig, weights: Mapping[str, Weight], ops: Ops) ->
         more = f" and {len(left) - _MOST_NAMED} more" if len(left) > _MOST_NAMED else ""
         raise ModelError(f"architecture {config.architecture!r} has no place for {', '.join(left[:_MOST_NAMED])}{more}")
     return model
+
+
+def _balanced(checkpoint: Checkpoint, ops: Ops, groups: Sequence[KVGroup]) -> Mapping[str, Weight]:
+    """Reads with the weights as they are, and drops them again before the balanced ones are packed."""
+    watched, weights = Watched(ops), dict(checkpoint.weights)
+    watching = cast(Ops, watched)
+    watch(build_model(checkpoint.config, weights, watching), watching, checkpoint.config, groups)
+    return Balanced(weights, watched.magnitudes({id(weight): name for name, weight in weights.items()}), checkpoint.config)
 
 
 def _dispensable(name: str, config: ModelConfig) -> bool:

@@ -35,6 +35,10 @@ class Ops(Protocol):
     def numerics(self) -> str:
         """The numerics class: results are bit-equal within it, and KV blocks are shared only within it."""
 
+    @property
+    def balances(self) -> bool:
+        """Whether a model's weights are to be balanced (`models.balance`) before they are packed."""
+
     # -- constants, made once ------------------------------------------------------------------------------------------------
 
     def pack(self, *weights: Weight, table: bool = False) -> Handle:

@@ -96,6 +96,10 @@ class Recorder(Ops):
     def numerics(self) -> str:
         return "recording"
 
+    @property
+    def balances(self) -> bool:
+        return False
+
     def record(self, model: Forward, groups: int) -> Program:
         """Runs a model that was built on this recorder, and lists it. groups: its number of KV groups."""
         constants, symbols = self._calls, self._symbols

@@ -16,7 +16,7 @@ from tiercel.types import ModelError
 
 REPOSITORY = Path(__file__).parents[3]
 AVX512 = {f"avx512{part}" for part in ("f", "bw", "vl", "dq", "vbmi", "_vnni")}
-AMX = {"amx_tile", "amx_bf16", "amx_int8"}
+AMX = {"avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"}
 
 
 def run_setup(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -46,6 +46,12 @@ SHAPES = [
     (34, (150,), 1000, False, True),  # and several strips of rows
     (20, (1300,), 32, True, False),  # more panels in a run than sums wait at a time
     (64, (40, 0, 24), 300, False, True),  # a part without rows
+    (65, (33,), 64, False, False),
+    (80, (64, 48), 700, False, False),  # several chunks of columns
+    (81, (48,), 320, True, False),
+    (128, (20, 32), 1100, False, True),  # sums of all panels wait between chunks
+    (200, (64,), 288, False, False),
+    (530, (32, 17), 96, False, False),  # several blocks of rows
 ]
 
 
@@ -69,6 +75,19 @@ def packed(weights):
     return data
 
 
+def in_tiles(x):
+    """bf16 [rows, K] as tiles [blocks of 16 rows][groups of 32 columns][rows of a block][32]; other rows are NaN."""
+    rows, columns = x.shape
+    block = max(1, min(rows, 16))
+    whole = np.full((-(-rows // block) * block, -(-columns // 32) * 32), 0xFFFF, np.uint16)
+    whole[:rows] = 0
+    whole[:rows, :columns] = x
+    tiles = whole.reshape(-1, block, whole.shape[1] // 32, 32).transpose(0, 2, 1, 3)
+    data = aligned(whole.nbytes)
+    data[:] = np.ascontiguousarray(tiles).view(np.uint8).reshape(-1)
+    return data
+
+
 def rows_of(rows, row_bytes):
     """A buffer of such rows, full of what may neither be read nor changed: NaN in float32 and bf16."""
     row_bytes = -(-row_bytes // 64) * 64
@@ -80,17 +99,15 @@ def rows_of(rows, row_bytes):
 def run(pool, product, in_place=False):
     """The product as the instruction computes it; in_place: the residual's buffer becomes the result."""
     x, parts, bias, residual = product
-    rows, columns = x.shape
+    rows = len(x)
     channels = sum(len(part) for part in parts)
-    x_data, x_rows = rows_of(rows, 2 * columns + 64)
-    x_rows.view(np.uint16)[:, : -(-columns // 32) * 32] = 0
-    x_rows.view(np.uint16)[:, :columns] = x
+    x_data = in_tiles(x)
     out_data, out_rows = rows_of(rows, 4 * (OFFSET + channels + SPARE))
     out = out_rows.view(np.float32)[:, OFFSET : OFFSET + channels]
     more_data, more_rows = (out_data, out_rows) if in_place else rows_of(rows, 4 * (OFFSET + channels))
     if residual is not None:
         more_rows.view(np.float32)[:, OFFSET : OFFSET + channels] = residual
-    buffers = np.array([(address(data), len(data) // rows) for data in (x_data, more_data, out_data)], BUFFER)
+    buffers = np.array([(address(data), len(data) // max(1, rows)) for data in (x_data, more_data, out_data)], BUFFER)
     data = [packed(part) for part in parts]
     matrices = [(address(d), BF16, *part.shape, 0) for d, part in zip(data, parts, strict=True)]
     if bias is not None:
@@ -176,6 +193,10 @@ def test_shapes(pool, shape):
     assert_array_equal(run(pool, product).view(np.uint32), expected.view(np.uint32))
     if product.residual is not None:
         assert_array_equal(run(pool, product, in_place=True).view(np.uint32), expected.view(np.uint32))
+
+
+def test_no_rows(pool):
+    assert run(pool, random_product(1, 0, (40,), 64, False, False)).shape == (0, 40)
 
 
 def test_random_shapes(pool):

@@ -48,6 +48,8 @@ SHAPES = [
     (80, (19, 50), 2500, True, True),
     (2, (700, 500), 1500, True, True),  # several runs of panels
     (200, (150,), 1100, False, True),
+    (450, (70,), 2500, True, False),  # x beyond the second-level cache
+    (545, (33,), 1000, False, True),  # two blocks of rows
 ]
 
 

@@ -221,7 +221,7 @@ def test_a_row_depends_on_itself_only(pool, name):
 
 @pytest.mark.parametrize("name", QUANTISED)
 def test_rows_beyond_the_cache(pool, name):
-    """More than 1 MiB of rows take several panels at a time; 300 channels are more panels than one such set."""
+    """More than 128 KiB of rows take several panels at a time; 300 channels are more panels than one such set."""
     weight, x = random_weight(name, 300, 1024), random_activations(1045, 1024)
     some = np.array([0, 1, 15, 16, 500, 1039, 1040, 1044])
     assert_array_equal(product(pool, x, [weight])[some], expected(x.take(some), weight))

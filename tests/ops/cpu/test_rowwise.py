@@ -57,7 +57,8 @@ def run(pool, op, inputs, channels, *, rows, offset=0, in_place=False, **setting
     padded = -(-channels // 32) * 32
     out = buffers[0] if in_place else Buffer(rows, 4 * (offset + channels))
     guard = out.floats().copy()
-    bf16, q8 = Buffer(rows, 2 * padded), Buffer(rows, padded + padded // 32 * 4 + padded // 16 * 4)
+    bf16 = Buffer(rows if rows < 16 else -(-rows // 16) * 16, 2 * padded)
+    q8 = Buffer(rows, padded + padded // 32 * 4 + padded // 16 * 4)
     i8 = Buffer(-(-rows // 16) * 16, -(-channels // 64) * 64 + 128)
     table = np.array([(address(b.bytes), b.row_bytes) for b in (*buffers, out, bf16, q8, i8)], BUFFER)
     instruction = np.zeros(1, INSTRUCTION)
@@ -83,7 +84,14 @@ def run(pool, op, inputs, channels, *, rows, offset=0, in_place=False, **setting
     result = out.floats()[:, offset : offset + channels].copy()
     out.floats()[:, offset : offset + channels] = guard[:, offset : offset + channels]
     assert_array_equal(out.rows.view(np.uint32), guard.view(np.uint32))  # no other channel was written
-    return result, bf16.rows.view(np.uint16)[:, :padded], q8.rows, i8.bytes
+    return result, from_tiles(bf16.bytes[: len(bf16.rows) * 2 * padded], rows, padded), q8.rows, i8.bytes
+
+
+def from_tiles(tiles, rows, columns):
+    """bf16 [rows, columns] (uint16) from tiles [blocks of 16 rows][groups of 32 channels][rows of a block][32]."""
+    block = max(1, min(rows, 16))
+    blocks = tiles.view(np.uint16).reshape(-1, columns // 32, block, 32)
+    return blocks.transpose(0, 2, 1, 3).reshape(-1, columns)[:rows]
 
 
 def vector(values):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tiercel.ops.base import Forward, Handle, Ops, StepHandles
 from tiercel.ops.cpu import saved
+from tiercel.ops.cpu.blocks import copy_blocks
 from tiercel.ops.cpu.library import Pool
 from tiercel.ops.cpu.lowering import Lowering
 from tiercel.ops.cpu.packing import Packed, PackedDtype, pack, plain
@@ -63,6 +64,10 @@ class CpuOps(Ops):
     def numerics(self) -> str:
         return "cpu"  # the same bits at every instruction set and thread count, for weights of the same formats
 
+    @property
+    def balances(self) -> bool:
+        return self._dtype == "int8"  # one scale per row: far-out channels would cost all others
+
     # -- constants ---------------------------------------------------------------------------------------------------------
 
     def pack(self, *weights: Weight, table: bool = False) -> Handle:
@@ -105,8 +110,7 @@ class CpuOps(Ops):
 
     def copy_blocks(self, kv: Handle, pairs: npt.NDArray[np.int32]) -> None:
         bound = _as(BoundKV, kv)
-        blocks = bound.arena.reshape(-1, bound.layout.block_bytes)
-        blocks[pairs[:, 1]] = blocks[pairs[:, 0]]
+        copy_blocks(self.pool, bound.arena, bound.layout, bound.arena, bound.layout, pairs)
         if bound.open is not None:
             bound.open.copy(pairs)
 

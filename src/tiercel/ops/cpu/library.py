@@ -115,6 +115,20 @@ class StepStruct(ctypes.Structure):
     )
 
 
+class BlocksStruct(ctypes.Structure):
+    """tiercel_blocks."""
+
+    _fields_ = (
+        ("data", c_void_p),
+        ("block_bytes", c_int64),
+        ("ids", c_void_p),
+        ("block_tokens", c_int32),
+        ("head_dim", c_int32),
+        ("kv_format", c_int32),
+        ("rotated", c_int32),
+    )
+
+
 _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "tiercel_abi": (c_int32, ()),
     "tiercel_best_level": (c_int32, ()),
@@ -125,6 +139,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "tiercel_pack": (c_int32, (c_void_p, c_int32, c_void_p, c_int32, c_int32, c_int32, c_void_p)),
     "tiercel_unpack": (None, (c_void_p, c_void_p, c_int32, c_void_p)),
     "tiercel_sample": (None, (c_void_p, c_void_p, c_int64, c_int32, c_int32, c_void_p, c_void_p)),
+    "tiercel_copy_blocks": (c_int32, (c_void_p, POINTER(BlocksStruct), POINTER(BlocksStruct), c_int64, c_int32, c_int32)),
     "tiercel_probe": (c_double, (c_void_p, c_int32, c_void_p, c_int64)),
 }
 

@@ -18,6 +18,7 @@ from tiercel.ops.recording import Call
 from tiercel.types import KVLayout
 
 Kind = Literal["f32", "bf16", "q8", "i8"]
+FORMS: tuple[Kind, ...] = ("bf16", "q8", "i8")  # that products read
 
 # Each thread does the same rows in all of these, so that nobody waits between two of them.
 _BY_ROWS = frozenset({Op.EMBEDDING, Op.RMS_NORM, Op.ROPE, Op.KV_WRITE, Op.CONVERT})
@@ -26,11 +27,15 @@ _EMITTERS = frozenset({Op.EMBEDDING, Op.ADD, Op.RMS_NORM, Op.SILU_MUL, Op.SELECT
 
 
 def form_bytes(kind: Kind, channels: int) -> int:
-    """Bytes of one row of a buffer (native/activations.h). Forms in tiles of 16 rows take whole tiles where there are more."""
+    """Bytes of one row of a buffer (native/activations.h). Forms in tiles of 16 rows take whole tiles where there are more.
+
+    float32 rows take an odd number of cache lines: some rows at the same channel then lie in different sets of a cache.
+    """
     padded = -(-channels // 32) * 32
     size = {"f32": 4 * channels, "bf16": 2 * padded, "q8": padded + padded // 32 * 4 + padded // 16 * 4}
-    size["i8"] = -(-channels // 64) * 64 + 64
-    return -(-size[kind] // 64) * 64
+    size["i8"] = -(-channels // 64) * 64 + 128  # a scale and a sum of one row take 64 each
+    lines = -(-size[kind] // 64)
+    return 64 * (lines | 1 if kind == "f32" else lines)
 
 
 @dataclass(eq=False)
@@ -322,7 +327,7 @@ class Lowering:
             entry["out"] = (node.output.area.buffer, node.output.offset, node.output.channels)
         forms = node.output.forms if node.output is not None else {}
         sources = node.product_input.forms if node.product_input is not None else {}
-        for kind in ("bf16", "q8", "i8"):
+        for kind in FORMS:
             entry[f"out_{kind}"] = forms[kind].buffer if kind in forms else -1
             entry[f"in_{kind}"] = sources[kind].buffer if kind in sources else -1
         entry["constant"] = (*node.constants, -1, -1)[:2]

@@ -13,10 +13,9 @@ from tiercel.types import ModelError, Weight
 
 PackedDtype = Literal["stored", "bf16", "int8", "int4"]
 
-# Numbers of `tiercel_format`. Those after the packed ones are formats of files only.
-F32, BF16, Q8_0, Q4_1 = 0, 1, 2, 4
-FORMATS = {"F32": 0, "BF16": 1, "Q8_0": 2, "Q4_0": 3, "Q4_1": 4, "Q5_0": 5, "Q4_K": 6, "Q6_K": 7, "F16": 8}
-I8 = 9  # per-channel int8, which no file has
+# Numbers of `tiercel_format`. F16 is a format of files only, I8 (int8 with one scale per row) one that no file has.
+F32, BF16, Q8_0, Q4_1, I8 = 0, 1, 2, 4, 9
+FORMATS = {"F32": 0, "BF16": 1, "Q8_0": 2, "Q4_0": 3, "Q4_1": 4, "Q5_0": 5, "Q4_K": 6, "Q6_K": 7, "F16": 8, "I8": I8}
 _QUANTISED = frozenset({"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q6_K"})
 
 
@@ -86,9 +85,11 @@ def _target(weight: Weight, dtype: PackedDtype, table: bool) -> int:
     stored = weight.format.name
     if dtype == "stored":
         return FORMATS[stored] if stored in _QUANTISED else BF16
+    if dtype == "int8":
+        return I8
     if dtype == "bf16" or weight.shape[1] % 32:
         return BF16
-    return Q8_0 if dtype == "int8" or table else Q4_1
+    return Q8_0 if table else Q4_1
 
 
 def _matrix(pool: Pool, weight: Weight, target: int) -> Matrix:

@@ -14,7 +14,7 @@ Int32 = npt.NDArray[np.int32]
 
 # Numbers of `tiercel_kv_format`.
 KV_FORMATS: dict[KVFormat, int] = {"bfloat16": 0, "int8": 1, "int4": 2, "int4-plain": 2}
-_ROTATED: frozenset[KVFormat] = frozenset({"int8", "int4"})
+ROTATED: frozenset[KVFormat] = frozenset({"int8", "int4"})
 _BLOCK_WISE: frozenset[KVFormat] = frozenset({"int4", "int4-plain"})
 
 
@@ -56,7 +56,7 @@ def group_struct(kv: BoundKV, batch: AttentionBatch, mask: npt.NDArray[np.bool_]
         address(batch.slot_mapping),
         batch.block_tables.shape[1],
     )
-    struct.kv_format, struct.rotated = KV_FORMATS[layout.format], layout.format in _ROTATED
+    struct.kv_format, struct.rotated = KV_FORMATS[layout.format], layout.format in ROTATED
     if kv.open is not None:
         for name, value in open_fields(kv.open, batch).items():
             setattr(struct, name, value)

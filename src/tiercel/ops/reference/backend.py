@@ -71,6 +71,10 @@ class ReferenceOps(Ops):
     def numerics(self) -> str:
         return f"reference-f32-{torch.backends.cpu.get_cpu_capability().lower()}"
 
+    @property
+    def balances(self) -> bool:
+        return False
+
     def pack(self, *weights: Weight, table: bool = False) -> Handle:
         return Handle(pack([dequantize(weight) for weight in weights]))
 

@@ -1,6 +1,8 @@
 // The forms in which products read their input.
 //
-// bf16: each value rounded to nearest even.
+// bf16: each value rounded to nearest even. All rows together make tiles [blocks of 16 rows][groups of 32 channels][rows of a
+// block][32], channels padded with zeros; a step of fewer than 16 rows has one block of that many, and rows that a last block
+// lacks hold anything.
 // q8: per row and group of 32 channels a scale = largest magnitude / 127 and integers round(x / scale), to nearest even, so
 // that -128 never occurs; a group of zeros has scale 0. A row is int8 [columns], then float32 scales [columns / 32], then
 // float32 scale * (sum of the group's integers) [columns / 32], then int16 [columns / 16], the sum of each 16 integers; columns
@@ -22,6 +24,18 @@ inline int64_t q8_row_bytes(int64_t channels) {
     int64_t columns = padded_channels(channels);
     return (columns + columns / 32 * 4 * 2 + columns / 16 * 2 + 63) / 64 * 64;
 }
+
+// The bf16 form of `rows` rows.
+struct Bf16Rows {
+    uint16_t *values;
+    int64_t groups, block_rows;
+
+    Bf16Rows(const uint16_t *memory, int64_t rows, int64_t channels)
+        : values(const_cast<uint16_t *>(memory)), groups(padded_channels(channels) / 32), block_rows(rows < 16 ? rows : 16) {}
+    uint16_t *at(int64_t row, int64_t group) const {
+        return values + ((row / 16 * groups + group) * block_rows + row % 16) * 32;
+    }
+};
 
 // The parts of the i8 form of `rows` rows.
 struct I8Rows {

@@ -26,7 +26,8 @@ enum tiercel_format : int32_t {
 //   BF16  [block_tokens, head_dim]
 //   INT8  int8 [block_tokens, head_dim], float32 scales [block_tokens]
 //   INT4  nibbles [block_tokens, head_dim / 2], fp16 scales [block_tokens, head_dim / 32]; see kv_formats.h
-enum tiercel_kv_format : int32_t { TIERCEL_KV_BF16 = 0, TIERCEL_KV_INT8 = 1, TIERCEL_KV_INT4 = 2 };
+// FLOAT32 exists outside of arenas only: [block_tokens, head_dim].
+enum tiercel_kv_format : int32_t { TIERCEL_KV_BF16 = 0, TIERCEL_KV_INT8 = 1, TIERCEL_KV_INT4 = 2, TIERCEL_KV_FLOAT32 = 3 };
 
 // A packed matrix [rows, columns].
 struct tiercel_matrix {
@@ -141,6 +142,15 @@ struct tiercel_sampling {
     const uint32_t *mask;        // [ceil(vocab / 32)] or null
 };
 
+// Blocks in memory. A block is a run of segments, [block_tokens, head_dim] each in a tiercel_kv_format.
+struct tiercel_blocks {
+    uint8_t *data;
+    int64_t block_bytes;  // from a block to the next
+    const int32_t *ids;   // which blocks, in their order; null = 0, 1, 2 ...
+    int32_t block_tokens, head_dim, kv_format;
+    int32_t rotated;      // 1: rows are rotated (hadamard.h)
+};
+
 struct tiercel_pool;
 
 int32_t tiercel_abi(void);
@@ -165,6 +175,11 @@ void tiercel_unpack(const tiercel_matrix *matrix, const int32_t *ids, int32_t nu
 // One token per row of logits [rows, vocab] (stride in floats).
 void tiercel_sample(tiercel_pool *pool, const float *logits, int64_t stride, int32_t vocab, int32_t rows,
                     const tiercel_sampling *settings, int32_t *token_ids);
+
+// Copies segments first_segment .. last_segment - 1 of `count` blocks, from one format into another where they differ. Blocks
+// that are written are neither read nor written a second time. 0, or -1 where the shapes differ or cannot be converted.
+int32_t tiercel_copy_blocks(tiercel_pool *pool, const tiercel_blocks *from, const tiercel_blocks *to, int64_t count,
+                            int32_t first_segment, int32_t last_segment);
 
 // Machine limits, measured on the pool's threads; kind 0: bytes read per second over `bytes` of memory (at least 1 GiB to mean
 // memory rather than cache), 1: bf16 and 2: int8 operations per second (a multiply-add counts as two) of the pool's level.

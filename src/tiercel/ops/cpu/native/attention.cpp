@@ -1,19 +1,21 @@
 // Attention: softmax(q k^T * scale) v over block tables, in an order that is the same at every level.
 //
-// The context is cut into splits at positions that are multiples of 256, and a split into spans of 32. For each query:
+// The context is cut into splits at positions that are multiples of 128, and a split into spans of 32. For each query:
 //   score of a key   q (rounded to bf16) times k in the order of matrix tiles over head_dim, filled up with zeros to a multiple
 //                    of 32: per 32 channels an even chain e = fma(q[2j], k[2j], e) and an odd one, both from 0, then
-//                    s = s + (e + o); s from 0. Then s * (scale * log2(e)).
-//   of a split       m = the largest of its visible scores, p = 2^(score - m) rounded to bf16 (`weight_of`), l = sum of p: 16
-//                    chains by position modulo 16, then `sum`, and o[d] = p times v in the order of matrix tiles over keys:
-//                    spans are its blocks of 32. Hidden keys have p = 0.
+//                    s = s + (e + o); s from 0.
+//   of a split       m = floor(the largest of its visible scores * (scale * log2(e))), x = fma(score, scale * log2(e), -m),
+//                    p = 2^x rounded to bf16 (`WeightOf`), o[d] = p times v in the order of matrix tiles over keys: spans are
+//                    its blocks of 32. l = sum of p in the same order, as if it were p times 1. Hidden keys have p = 0.
 //   merge            of splits, in order: M = max(m, m'), a = 2^(m - M), b = 2^(m' - M), l = fma(l, a, l' * b),
 //                    o = fma(o, a, o' * b), from m = -inf, l = o = 0. It leaves bits alone where either side is empty, so it
 //                    does not matter which hidden splits are skipped, nor which thread computes a split.
-//   result           o / l, and ln l + m ln 2 as log-sum-exp. A query that sees nothing gives zeros and -inf.
+//   result           o * (1 / l), and ln l + m ln 2 as log-sum-exp. A query that sees nothing gives zeros and -inf.
+// m is whole so that factors of a merge are powers of two, and x needs no more than one rounding.
 //
 // Up to 16 queries of one kv head make a tile, for which keys and values are read once. A zero may differ in sign with the rows
-// beside it (0 * -v), until the end, where 0 is added. What is written in the arena is taken to be finite.
+// beside it (0 * -v), until the end, where 0 is added. What is written in the arena is taken to be finite, and scale to be more
+// than 0.
 
 #include "attention_keys.h"
 #include "attention_plan.h"
@@ -38,15 +40,15 @@ struct Walk {
 class Walker {
   public:
     static int64_t bytes(int width, int tiles) {
-        return tiles * (Products::query_bytes(width) + part_bytes(width)) + part_bytes(width) +
-               row_bytes(width) + kSpans * span_bytes(width) + Products::scratch_bytes(width);
+        return tiles * (Products::query_bytes(width) + part_bytes(width)) + part_bytes(width) + rows_bytes(width) +
+               kSpans * span_bytes(width) + Products::scratch_bytes(width);
     }
 
     Walker(const Attention &job, const Plan &plan, int width, uint8_t *memory)
-        : job_(job), plan_(plan), head_dim_(job.group->head_dim), width_(width), queries_(memory),
-          states_(queries_ + plan.tiles() * Products::query_bytes(width)), part_(states_ + plan.tiles() * part_bytes(width)),
-          row_(reinterpret_cast<float *>(part_ + part_bytes(width))),
-          copies_(reinterpret_cast<uint8_t *>(row_) + row_bytes(width)),
+        : job_(job), plan_(plan), head_dim_(job.group->head_dim), width_(width), factor_(all(job.scale * kLog2E)),
+          queries_(memory), states_(queries_ + plan.tiles() * Products::query_bytes(width)),
+          part_(states_ + plan.tiles() * part_bytes(width)), rows_(reinterpret_cast<float *>(part_ + part_bytes(width))),
+          copies_(reinterpret_cast<uint8_t *>(rows_) + rows_bytes(width)),
           products_(width, copies_ + kSpans * span_bytes(width)) {}
 
     static int64_t part_bytes(int width) { return Part::floats(width) * int64_t(sizeof(float)); }
@@ -56,17 +58,21 @@ class Walker {
     void walk(const Walk &walk, uint8_t *parts, const Walk *next) {
         const Unit &unit = *walk.unit;
         pack_queries(unit);
-        for (int tile = 0; tile < unit.tiles(); tile++) clear(state(tile), width_);
         const Context context = context_of(unit);
         for (int64_t i = walk.first; i < walk.last; i++) {
             fetch(unit, context, unit.position(i));
             look_ahead(walk, i, next);
-            products_.begin_split(unit.tiles() > 1);
+            products_.begin_split();
             for (int tile = 0; tile < unit.tiles(); tile++) {
-                uint8_t *memory = parts ? parts + (i * unit.tiles() + tile) * part_bytes(width_) : part_;
-                const Part part(reinterpret_cast<float *>(memory));
-                attend(unit, tile, part);
-                if (!parts) merge(state(tile), part, queries(unit, tile), width_);
+                if (parts) {
+                    attend(unit, tile, part_of(parts, unit, i, tile));
+                } else if (i == walk.first) {
+                    attend(unit, tile, state(tile));
+                } else {
+                    const Part part(reinterpret_cast<float *>(part_));
+                    attend(unit, tile, part);
+                    add(state(tile), part, queries(unit, tile));
+                }
             }
         }
     }
@@ -77,35 +83,42 @@ class Walker {
     }
 
     // The result of a tile of a unit whose splits several threads have computed.
-    void merge_parts(const Unit &unit, int tile, const uint8_t *parts) {
-        const Part total = state(0);
-        clear(total, width_);
-        for (int64_t i = 0; i < unit.splits(); i++) {
-            auto *memory = const_cast<uint8_t *>(parts) + (i * unit.tiles() + tile) * part_bytes(width_);
-            merge(total, Part(reinterpret_cast<float *>(memory)), queries(unit, tile), width_);
-        }
+    void merge_parts(const Unit &unit, int tile, uint8_t *parts) {
+        const Part total = part_of(parts, unit, 0, tile);
+        for (int64_t i = 1; i < unit.splits(); i++) add(total, part_of(parts, unit, i, tile), queries(unit, tile));
         write(unit, tile, total);
     }
 
   private:
-    static int64_t row_bytes(int width) { return 2 * width * int64_t(sizeof(float)); }
+    static int64_t rows_bytes(int width) { return kLanes * width * int64_t(sizeof(float) + sizeof(uint16_t)); }
     static int64_t span_bytes(int width) { return 2 * kSpan * width * int64_t(sizeof(uint16_t)); }
 
     static int queries(const Unit &unit, int tile) { return int(std::min<int64_t>(unit.queries - tile * kLanes, kLanes)); }
     uint8_t *query(int tile) const { return queries_ + tile * Products::query_bytes(width_); }
     Part state(int tile) const { return Part(reinterpret_cast<float *>(states_ + tile * part_bytes(width_))); }
+    Part part_of(uint8_t *parts, const Unit &unit, int64_t split, int tile) const {
+        return Part(reinterpret_cast<float *>(parts + (split * unit.tiles() + tile) * part_bytes(width_)));
+    }
+
+    void add(const Part &total, const Part &next, int count) const {
+        F32 keep, add;
+        merge(total, next, keep, add);
+        Products::merge_values(total, next, keep, add, count, width_);
+    }
 
     void pack_queries(const Unit &unit) {
-        std::memset(queries_, 0, unit.tiles() * Products::query_bytes(width_));
-        float *padded = row_;
-        auto *rounded = reinterpret_cast<uint16_t *>(row_ + width_);
+        float *padded = rows_;
+        auto *tile = reinterpret_cast<uint16_t *>(rows_ + kLanes * width_);
         std::fill(padded, padded + width_, 0.0f);
         for (int64_t i = 0; i < unit.queries; i++) {
             const float *q = job_.q + plan_.row(unit, i) * job_.stride + plan_.head(unit, i) * head_dim_;
             std::copy(q, q + head_dim_, padded);
             if (job_.group->rotated) rotate_row(padded, head_dim_);
-            for (int d = 0; d < width_; d += kLanes) store_bf16(rounded + d, load(padded + d));
-            Products::pack_query(rounded, width_, int(i % kLanes), query(int(i / kLanes)));
+            uint16_t *row = tile + i % kLanes * width_;
+            for (int d = 0; d < width_; d += kLanes) store_bf16(row + d, load(padded + d));
+            if (i % kLanes != kLanes - 1 && i != unit.queries - 1) continue;
+            std::fill(row + width_, tile + kLanes * width_, uint16_t(0));
+            Products::pack_queries(tile, width_, query(int(i / kLanes)));
         }
     }
 
@@ -129,8 +142,10 @@ class Walker {
             span.column = int(first - position);
             span.present = present;
             span.whole = (every & present) == ~0u;
-            auto *copy = reinterpret_cast<uint16_t *>(copies_ + num_spans_ * span_bytes(width_));
-            place_span(context, head_dim_, width_, any & present, copy, span);
+            // Several tiles share a copy. For one tile it is used as soon as it is made, keys of two spans at a time.
+            const int place = unit.tiles() > 1 ? num_spans_ : num_spans_ % 2;
+            auto *copy = reinterpret_cast<uint16_t *>(copies_ + place * span_bytes(width_));
+            place_span(context, width_, any & present, copy, span, ahead_);
             num_spans_++;
         }
     }
@@ -175,49 +190,33 @@ class Walker {
 
     // One tile and the split that was fetched.
     void attend(const Unit &unit, int tile, const Part &part) {
-        const int count = queries(unit, tile);
-        const Span *spans[kSpans];
-        int num_spans = 0;
+        int num_views = 0;
         for (int i = 0; i < num_spans_; i++) {
-            if (!spans_[i].whole && !look(unit, tile, spans_[i], num_spans)) continue;
-            if (spans_[i].whole) show(spans_[i], num_spans);
-            products_.score(query(tile), spans_[i], count, ahead_);
-            spans[num_spans++] = &spans_[i];
+            uint32_t *seen = spans_[i].whole ? nullptr : seen_[num_views];
+            if (seen && !look(unit, tile, spans_[i], seen)) continue;
+            views_[num_views++] = {&spans_[i], seen};
         }
-        alignas(64) float largest[kLanes] = {}, sum[kLanes] = {};
-        const F32 factor = all(job_.scale * kLog2E);
-        for (int i = 0; i < count; i++) {
-            auto put = [&](int column, F32 first, F32 last) { products_.put_weights(i, column, first, last); };
-            sum[i] = weigh(products_.scores(i), sights_[i], num_spans, factor, largest[i], ahead_, put);
-        }
-        products_.weigh_values(spans, num_spans, count, part.values, ahead_);
-        store(part.largest, load(largest));
-        store(part.sum, load(sum));
+        products_.attend(query(tile), views_, num_views, queries(unit, tile), factor_, part, ahead_);
     }
 
-    void show(const Span &span, int number) {
-        for (auto &sights : sights_) sights[number] = {span.column, ~0u};
-    }
-
-    // What each query of a tile sees of a span. False: nothing.
-    bool look(const Unit &unit, int tile, const Span &span, int number) {
-        uint32_t any = 0;
+    // What each query of a tile sees of a span: null stands for all. False: nothing.
+    bool look(const Unit &unit, int tile, const Span &span, uint32_t *&seen) {
+        uint32_t any = 0, every = ~0u;
         for (int i = 0; i < queries(unit, tile); i++) {
-            const uint32_t seen = visible(job_, plan_.row(unit, tile * kLanes + i), span.first) & span.present;
-            sights_[i][number] = {span.column, seen};
-            any |= seen;
+            seen[i] = visible(job_, plan_.row(unit, tile * kLanes + i), span.first) & span.present;
+            any |= seen[i];
+            every &= seen[i];
         }
+        if (every == ~0u) seen = nullptr;
         return any != 0;
     }
 
     void write(const Unit &unit, int tile, const Part &part) {
         alignas(64) float lse[kLanes];
         store(lse, log_sum_exp(part));
-        for (int i = 0; i < queries(unit, tile); i++) {
+        float *values = Products::results(part, queries(unit, tile), width_, rows_);
+        for (int i = 0; i < queries(unit, tile); i++, values += width_) {
             const int64_t row = plan_.row(unit, tile * kLanes + i), head = plan_.head(unit, tile * kLanes + i);
-            const F32 sum = all(part.sum[i] > 0 ? part.sum[i] : 1.0f);
-            float *values = part.values + i * width_;
-            for (int d = 0; d < width_; d += kLanes) store(values + d, load(values + d) / sum + zero());
             if (job_.group->rotated) rotate_row(values, head_dim_);
             std::copy(values, values + head_dim_, job_.out + row * job_.stride_out + head * head_dim_);
             if (job_.lse) job_.lse[row * job_.stride_lse + head] = lse[i];
@@ -227,15 +226,17 @@ class Walker {
     const Attention &job_;
     const Plan &plan_;
     int head_dim_, width_;
+    F32 factor_;
     uint8_t *queries_, *states_, *part_;
-    float *row_;  // a query, before and after it is rounded
+    float *rows_;  // a tile's queries or results, [16][width]
     uint8_t *copies_;
     Products products_;
     Ahead ahead_;
     Walk foreseen_{};  // what has not been asked for yet, of this walk or the next
     Span spans_[kSpans];
     int num_spans_ = 0;
-    Sight sights_[kLanes][kSpans];
+    View views_[kSpans];  // of the tile at hand
+    alignas(64) uint32_t seen_[kSpans][kLanes] = {};
 };
 
 }  // namespace

@@ -1,10 +1,11 @@
-// The two products of attention on vectors, in the order of the matrix tiles; see attention.cpp. Both are one function: rows
-// of numbers times the rows of a matrix in blocks of 32, with lanes over the matrix's columns. For scores that matrix is the
-// keys of a span turned round.
+// Attention of a tile of queries on vectors, in the order of the matrix tiles; see attention.cpp. Both products are one
+// function: rows of numbers times the rows of a matrix in blocks of 32, with lanes over the matrix's columns. For scores that
+// matrix is the keys of a span turned round, and lanes are keys in the softmax, too.
 
 #pragma once
 
 #include "attention_keys.h"
+#include "attention_softmax.h"
 #include "simd.h"
 
 namespace tiercel::TIERCEL_LEVEL {
@@ -61,6 +62,19 @@ inline void turn_pairs(const uint16_t *from, int64_t stride, float *to) {
     }
 }
 
+inline float max_of_lanes(F32 a) {
+    alignas(64) float lanes[kLanes];
+    store(lanes, a);
+    return *std::max_element(lanes, lanes + kLanes);
+}
+
+// Lane i where bit i of the low half of `bits` is set.
+inline Mask lanes_of(uint32_t bits) {
+    alignas(64) static constexpr int32_t kBits[kLanes] = {1 << 0, 1 << 1, 1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,
+                                                          1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
+    return less(all(0), load(kBits) & all(int32_t(bits & 0xffff)));
+}
+
 class Products {
   public:
     // Queries: float32 [16][width].
@@ -71,28 +85,62 @@ class Products {
         : width_(width), keys_(reinterpret_cast<float *>(scratch)), values_(keys_ + kSpans * kSpan * width),
           scores_(values_ + kSpans * kSpan * width) {}
 
-    static void pack_query(const uint16_t *query, int width, int number, uint8_t *tile) {
-        auto *row = reinterpret_cast<uint32_t *>(tile) + number * width;
-        for (int d = 0; d < width; d++) row[d] = uint32_t(query[d]) << 16;
+    // rows: bf16 [16][width].
+    static void pack_queries(const uint16_t *rows, int width, uint8_t *tile) {
+        for (int i = 0; i < kLanes * width; i += kLanes) store(reinterpret_cast<float *>(tile) + i, load_bf16(rows + i));
     }
 
-    // shared: several tiles of queries come, and what is prepared for one is kept for the next.
-    void begin_split(bool shared) { shared_ = shared, keys_ready_ = values_ready_ = 0; }
+    // What is prepared for one tile of queries is kept for those that follow.
+    void begin_split() { keys_ready_ = values_ready_ = 0; }
 
-    float *scores(int query) { return scores_ + query * kSplit; }
-
-    void put_weights(int query, int column, F32 first, F32 last) {
-        store(scores(query) + column, first);
-        store(scores(query) + column + kLanes, last);
+    // The result of the first `count` queries of a tile over the spans that they see.
+    void attend(const uint8_t *queries, const View *views, int num_views, int count, F32 factor, const Part &part,
+                Ahead &ahead) {
+        for (int i = 0; i < num_views; i++) score(queries, *views[i].span, count, ahead);
+        store(part.largest, all(kHidden));
+        store(part.sum, zero());
+        for (int query = 0; query < count; query++) weigh(query, views, num_views, factor, part, ahead);
+        weigh_values(views, num_views, count, part.values, ahead);
     }
+
+    static void merge_values(const Part &total, const Part &next, F32 keep, F32 add, int count, int width) {
+        alignas(64) float factors[2][kLanes];
+        store(factors[0], keep);
+        store(factors[1], add);
+        for (int query = 0; query < count; query++) {
+            const F32 a = all(factors[0][query]), b = all(factors[1][query]);
+            float *to = total.values + query * width;
+            const float *from = next.values + query * width;
+            for (int d = 0; d < width; d += kLanes) store(to + d, fma(load(to + d), a, load(from + d) * b));
+        }
+    }
+
+    // The weighted values over the sum of weights, [count][width].
+    static float *results(const Part &part, int count, int width, float *) {
+        alignas(64) float shares[kLanes];
+        store(shares, share_of_one(part));
+        for (int query = 0; query < count; query++) {
+            float *row = part.values + query * width;
+            for (int d = 0; d < width; d += kLanes) store(row + d, load(row + d) * all(shares[query]) + zero());
+        }
+        return part.values;
+    }
+
+  private:
+    static constexpr int64_t kScoreBytes = kLanes * kSplit * int64_t(sizeof(float));
+    static int64_t span_bytes(int width) { return int64_t(kSpan) * width * int64_t(sizeof(float)); }
+
+    float *scores(int query) const { return scores_ + query * kSplit; }
+    float *place(float *prepared, const Span &span) const { return prepared + span.column * width_; }
 
     // scores(query)[span's columns] = query times the keys of a span.
     void score(const uint8_t *queries, const Span &span, int count, Ahead &ahead) {
         float *keys = place(keys_, span);
         if (!ready(keys_ready_, span)) {
+            const uint16_t *from = span.keys;
             for (int d = 0; d < width_; d += 16) {
                 for (int key = 0; key < kSpan; key += 8) {
-                    turn_pairs(span.keys + key * width_ + d, width_, keys + d * kSpan + key);
+                    turn_pairs(from + key * width_ + d, width_, keys + d * kSpan + key);
                 }
             }
         }
@@ -105,24 +153,57 @@ class Products {
         }
     }
 
+    // A query's scores become weights.
+    void weigh(int query, const View *views, int num_views, F32 factor, const Part &part, Ahead &ahead) {
+        F32 most = all(kHidden);
+        for (int i = 0; i < num_views; i++) {
+            float *span = scores(query) + views[i].span->column;
+            F32 first = load(span), last = load(span + kLanes);
+            if (views[i].seen) {
+                first = choose(lanes_of(views[i].seen[query]), first, all(kHidden));
+                last = choose(lanes_of(views[i].seen[query] >> 16), last, all(kHidden));
+                store(span, first);
+                store(span + kLanes, last);
+            }
+            most = max(max(first, last), most);
+            ahead.lines<1>();
+        }
+        most = floor(all(max_of_lanes(most)) * factor);
+        const F32 minus = zero() - finite(most);
+        const WeightOf weight_of;
+        float total = 0;
+        for (int i = 0; i < num_views; i++) {
+            float *span = scores(query) + views[i].span->column;
+            for (int j = 0; j < kSpan; j += kLanes) store(span + j, rounded(weight_of(fma(load(span + j), factor, minus))));
+            total += even_plus_odd(span);
+            ahead.lines<1>();
+        }
+        part.largest[query] = max_of_lanes(most);
+        part.sum[query] = total;
+    }
+
+    // The sum of a span's numbers: one chain of those at even places, one of the others.
+    static float even_plus_odd(const float *span) {
+        __m128 chains = _mm_setzero_ps();
+        for (int i = 0; i < kSpan; i += 2) {
+            chains = _mm_add_ps(chains, _mm_loadl_pi(_mm_setzero_ps(), reinterpret_cast<const __m64 *>(span + i)));
+        }
+        return _mm_cvtss_f32(_mm_add_ss(chains, _mm_movehdup_ps(chains)));
+    }
+
     // values [16][width] = weights times the values of some spans.
-    void weigh_values(const Span *const *spans, int num_spans, int count, float *values, Ahead &ahead) {
+    void weigh_values(const View *views, int num_views, int count, float *values, Ahead &ahead) {
         for (int i = 0; i < count * width_; i += kLanes) store(values + i, zero());
-        for (int i = 0; i < num_spans; i++) {
-            const Span &span = *spans[i];
+        for (int i = 0; i < num_views; i++) {
+            const Span &span = *views[i].span;
             float *rows = place(values_, span);
             if (!ready(values_ready_, span)) {
-                for (int j = 0; j < kSpan * width_; j += kLanes) store(rows + j, load_bf16(span.values + j));
+                const uint16_t *values = span.values;
+                for (int j = 0; j < kSpan * width_; j += kLanes) store(rows + j, load_bf16(values + j));
             }
             add_product(scores_ + span.column, kSplit, rows, width_, width_, count, values, width_, ahead);
         }
     }
-
-  private:
-    static constexpr int64_t kScoreBytes = kLanes * kSplit * int64_t(sizeof(float));
-    static int64_t span_bytes(int width) { return int64_t(kSpan) * width * int64_t(sizeof(float)); }
-
-    float *place(float *prepared, const Span &span) const { return prepared + (shared_ ? span.column * width_ : 0); }
 
     bool ready(uint32_t &bits, const Span &span) const {
         const uint32_t bit = 1u << span.column / kSpan;
@@ -175,9 +256,8 @@ class Products {
     }
 
     int width_;
-    float *keys_, *values_;  // of all spans where they are shared, otherwise of one: [width][32], [32][width]
+    float *keys_, *values_;  // by the span's place in the split: [width][32], [32][width]
     float *scores_;          // [16 queries][256]; weights later
-    bool shared_ = false;
     uint32_t keys_ready_ = 0, values_ready_ = 0;  // bits of spans
 };
 

@@ -7,7 +7,7 @@
 
 namespace tiercel::TIERCEL_LEVEL {
 
-constexpr int kMaxTiles = 8;
+constexpr int kMaxTiles = 16;
 
 // Consecutive queries of one request and kv head: (row, head of the group) pairs, counted row by row. They are computed in
 // tiles of 16 and walk the context together, so that a key is fetched once for all of them.

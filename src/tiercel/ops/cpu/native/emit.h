@@ -49,15 +49,16 @@ inline void emit_part(const float *row, int64_t channels, int64_t first, int64_t
     const int64_t whole = last / 32 * 32;
     float *f32 = out.f32 ? out.f32 + index * out.stride : nullptr;
     if (f32 == row) f32 = nullptr;
-    uint16_t *bf16 = out.bf16 ? out.bf16 + index * out.stride_bf16 : nullptr;
+    const Bf16Rows bf16(out.bf16, out.rows, channels);
     uint8_t *q8 = out.q8 ? out.q8 + index * out.stride_q8 : nullptr;
-    if (!f32 && !bf16 && !q8) return;
+    if (!f32 && !out.bf16 && !q8) return;
 
     auto group = [&](const float *from, int64_t at) {
         F32 a = load(from), b = load(from + kLanes);
-        if (bf16) {
-            store_bf16(bf16 + at, a);
-            store_bf16(bf16 + at + kLanes, b);
+        if (out.bf16) {
+            uint16_t *to = bf16.at(index, at / 32);
+            store_bf16(to, a);
+            store_bf16(to + kLanes, b);
         }
         if (q8) quantise_group(a, b, Q8Row(q8, channels), at);
     };

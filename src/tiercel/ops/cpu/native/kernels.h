@@ -41,11 +41,10 @@ struct Worker {
 struct Result {
     float *f32;
     int64_t stride;       // floats
-    uint16_t *bf16;       // [rows, stride_bf16], channels padded with zeros to a multiple of 32
-    int64_t stride_bf16;  // values
-    uint8_t *q8;          // see activations.h
+    uint16_t *bf16;       // this and what follows: see activations.h; bf16 tiles of all rows
+    uint8_t *q8;
     int64_t stride_q8;    // bytes
-    uint8_t *i8;          // see activations.h; int8 tiles of all rows
+    uint8_t *i8;          // int8 tiles of all rows
     int32_t rows;         // of the result
 };
 
@@ -54,7 +53,6 @@ struct Linear {
     int32_t num_parts;
     int32_t rows;                 // of x
     const uint16_t *x_bf16;       // for BF16 parts
-    int64_t stride_bf16;
     const uint8_t *x_q8;          // for the formats of files
     int64_t stride_q8;
     const uint8_t *x_i8;          // for I8 parts

@@ -23,8 +23,9 @@
 
 namespace tiercel::TIERCEL_LEVEL {
 
-constexpr int kRun = 32;           // values that share a scale in int4
-constexpr int kMaxHeadDim = 256;   // of formats with scales, in whole runs
+constexpr int kRun = 32;          // values that share a scale in int4
+constexpr int kMaxHeadDim = 256;  // of formats with scales, in whole runs
+constexpr int kMaxRows = 32;      // that are read at once
 
 // What a row takes in a segment, which holds the values of all tokens and then their scales.
 struct KVRow {
@@ -91,46 +92,82 @@ inline I32 round_high(F32 a) {
     return bits + all(0x7fff) + (shift_right<16>(bits) & all(1));
 }
 
-// 32 values, rounded to bf16.
-inline void store_rounded(uint16_t *to, F32 first, F32 last) {
 #ifdef __AVX512F__
-    alignas(64) static constexpr auto kHighHalves = [] {
-        struct {
-            uint16_t index[2 * kLanes];
-        } halves{};
-        for (int i = 0; i < 2 * kLanes; i++) halves.index[i] = uint16_t(2 * i + 1);
-        return halves;
-    }();
-    const __m512i index = _mm512_load_si512(kHighHalves.index);
-    _mm512_storeu_si512(to, _mm512_permutex2var_epi16(round_high(first).v, index, round_high(last).v));
+
+// What a permutation of 32 words or 32 times two bytes takes.
+struct Indices {
+    uint16_t words[2 * kLanes];
+};
+template <class Index> constexpr Indices make_indices(Index index) {
+    Indices made{};
+    for (int i = 0; i < 2 * kLanes; i++) made.words[i] = uint16_t(index(i));
+    return made;
+}
+
+// Two registers as one of bf16.
+inline __m512i join_rounded(F32 first, F32 last) {
+#ifdef __AVX512BF16__
+    return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(last.v, first.v));  // rounds to nearest even, too
 #else
-    store_u16(to, shift_right<16>(round_high(first)));
-    store_u16(to + kLanes, shift_right<16>(round_high(last)));
+    alignas(64) static constexpr auto kHighHalves = make_indices([](int i) { return 2 * i + 1; });
+    const __m512i index = _mm512_load_si512(kHighHalves.words);
+    return _mm512_permutex2var_epi16(round_high(first).v, index, round_high(last).v);
 #endif
 }
 
+inline void store_rounded(uint16_t *to, F32 first, F32 last) { _mm512_storeu_si512(to, join_rounded(first, last)); }
+
+#else
+
+inline void store_rounded(uint16_t *to, F32 first, F32 last) {
+    store_u16(to, shift_right<16>(round_high(first)));
+    store_u16(to + kLanes, shift_right<16>(round_high(last)));
+}
+
+#endif
+
 inline void decode_int8(const uint8_t *values, const uint8_t *scales, int64_t head_dim, int64_t rows, uint16_t *to) {
-    for (int64_t row = 0; row < rows; row++) {
+    for (int64_t row = 0; row < rows; row++, values += head_dim, to += head_dim) {
         float number;
         std::memcpy(&number, scales + row * int64_t(sizeof number), sizeof number);
         const F32 scale = all(number);
         for (int64_t i = 0; i < head_dim; i += kRun) {
-            const auto *from = reinterpret_cast<const int8_t *>(values + row * head_dim + i);
-            store_rounded(to + row * head_dim + i, to_float(load_s8(from)) * scale, to_float(load_s8(from + kLanes)) * scale);
+            const auto *from = reinterpret_cast<const int8_t *>(values + i);
+            store_rounded(to + i, to_float(load_s8(from)) * scale, to_float(load_s8(from + kLanes)) * scale);
         }
     }
 }
 
-// A run has 16 numbers: a table of them, and where each channel's lies.
 inline void decode_int4(const uint8_t *values, const uint8_t *scales, int64_t head_dim, int64_t rows, uint16_t *to) {
+    const auto *halves = reinterpret_cast<const uint16_t *>(scales);
+#ifdef __AVX512F__
+    // A run has 16 numbers. They make a table, twice over, and each channel looks up its own: bit 4 of an index is any.
+    alignas(64) static constexpr float kNumbers[kLanes] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+    alignas(64) static constexpr auto kByte = make_indices([](int i) { return i % kLanes; });
+    alignas(64) static constexpr auto kShift = make_indices([](int i) { return i / kLanes * 4; });
+    const __m512i byte = _mm512_load_si512(kByte.words), shift = _mm512_load_si512(kShift.words);
+    const F32 numbers = load(kNumbers);
+    const int64_t runs = rows * head_dim / kRun;
+    alignas(64) float wide[kMaxRows * kMaxHeadDim / kRun];
+    for (int64_t i = 0; i < runs; i += kLanes) {
+        const auto there = __mmask16(runs - i < kLanes ? (1 << (runs - i)) - 1 : 0xffff);
+        store(wide + i, {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(there, halves + i))});
+    }
+    for (int64_t i = 0; i < runs; i++) {
+        const F32 number = numbers * all(wide[i]);
+        const __m512i table = join_rounded(number, number);
+        const auto *codes = reinterpret_cast<const __m128i *>(values + i * kRun / 2);
+        const __m512i spread = _mm512_permutexvar_epi8(byte, _mm512_castsi128_si512(_mm_loadu_si128(codes)));
+        _mm512_storeu_si512(to + i * kRun, _mm512_permutexvar_epi16(_mm512_srlv_epi16(spread, shift), table));
+    }
+#else
     for (int64_t run = 0; run < rows * head_dim / kRun; run++) {
-        uint16_t bits;
-        std::memcpy(&bits, scales + run * int64_t(sizeof bits), sizeof bits);
-        const F32 scale = all(_cvtsh_ss(bits));
+        const F32 scale = all(_cvtsh_ss(halves[run]));
         const I32 codes = load_u8(values + run * kRun / 2);
         const F32 low = to_float((codes & all(15)) - all(8)), high = to_float(shift_right<4>(codes) - all(8));
         store_rounded(to + run * kRun, low * scale, high * scale);
     }
+#endif
 }
 
 // Rows that lie one after the other to bf16 [rows][head_dim].

@@ -34,6 +34,8 @@ void encode(const tiercel_group &group, const float *row, uint8_t *values, uint8
     }
 }
 
+constexpr int kLongestRotation = 512;
+
 // One row of keys or values.
 class Writer {
   public:
@@ -48,7 +50,7 @@ class Writer {
         const int64_t size = group_.head_dim;
         for (int64_t head = 0; head < group_.num_kv_heads; head++) {
             const float *from = row + head * size;
-            alignas(64) float rotated[kMaxHeadDim];
+            alignas(64) float rotated[kLongestRotation];
             if (group_.rotated) {
                 std::copy(from, from + size, rotated);
                 rotate_row(rotated, size);

@@ -32,7 +32,7 @@ bool tiles_granted() {
 }
 
 int32_t find_level() {
-    const Leaf one(1, 0), seven(7, 0);
+    const Leaf one(1, 0), seven(7, 0), seven_more(7, 1);
     const uint32_t osxsave = bit(27), fma = bit(12), f16c = bit(29), avx = bit(28);
     if (!has(one.c, osxsave | fma | f16c | avx)) return -1;
     const uint32_t saved = saved_state(), vectors = bit(1) | bit(2), masks = bit(5) | bit(6) | bit(7), tiles = bit(17) | bit(18);
@@ -40,8 +40,9 @@ int32_t find_level() {
     if (!has(seven.b, avx2 | bmi2) || !has(saved, vectors)) return -1;
     const uint32_t f = bit(16), dq = bit(17), bw = bit(30), vl = bit(31), vbmi = bit(1), vnni = bit(11);
     if (!has(seven.b, f | dq | bw | vl) || !has(seven.c, vbmi | vnni) || !has(saved, masks)) return TIERCEL_AVX2;
-    const uint32_t amx_bf16 = bit(22), amx_tile = bit(24), amx_int8 = bit(25);
-    if (!has(seven.d, amx_bf16 | amx_tile | amx_int8) || !has(saved, tiles) || !tiles_granted()) return TIERCEL_AVX512;
+    const uint32_t bf16 = bit(5), amx_bf16 = bit(22), amx_tile = bit(24), amx_int8 = bit(25);
+    if (!has(seven_more.a, bf16) || !has(seven.d, amx_bf16 | amx_tile | amx_int8)) return TIERCEL_AVX512;
+    if (!has(saved, tiles) || !tiles_granted()) return TIERCEL_AVX512;
     return TIERCEL_AMX;
 }
 

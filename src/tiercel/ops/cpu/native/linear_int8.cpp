@@ -3,18 +3,20 @@
 // For each row and output channel: isum = sum over all columns of w * x, exact in int32; result = (float(isum) * (scale_w *
 // scale_x) + bias) + residual, one rounding per operation.
 
-#include "linear.h"
+#include "linear_int8.h"
 
 #include <cstring>
 
-#include "activations.h"
 #include "quantise_row.h"
 #ifdef __AMX_INT8__
-#include "tile.h"
+#include "linear_int8_tiles.h"
 #endif
 
 namespace tiercel::TIERCEL_LEVEL {
 namespace {
+
+#ifndef __AMX_INT8__
+// By lanes: lane i is output channel i of a panel.
 
 constexpr int64_t kGroup = 64;
 constexpr int64_t kGroupBytes = 1024;
@@ -23,93 +25,6 @@ constexpr int64_t kAhead = 1024;  // bytes from what is read to what is fetched
 inline void fetch_group(const uint8_t *weights) {
     for (int64_t line = 0; line < kGroupBytes; line += 64) _mm_prefetch(weights + kAhead + line, _MM_HINT_T0);
 }
-
-I8Rows rows_of(const Linear &job, int64_t columns) { return {const_cast<uint8_t *>(job.x_i8), job.rows, columns}; }
-
-inline F32 scales_of(const Panels &run, int64_t panel) {
-    return load(reinterpret_cast<const float *>(run.data(panel + 1) - kPanelScaleBytes));
-}
-
-// The results of one row and panel.
-inline void finish_sums(const Linear &job, const Panels &run, int64_t panel, int64_t row, F32 scale_w, float scale_x, I32 sums) {
-    finish(job, row, run.channel_of(panel), run.channels_of(panel), to_float(sums) * (scale_w * all(scale_x)));
-}
-
-#ifdef __AMX_INT8__
-// By tiles of up to 16 rows, also for one row: a product of so few rows waits for memory all the same.
-
-// A strip of up to 32 rows and one or two panels, over some groups. Results: [row block][panel][16 rows][16].
-struct Block {
-    const int8_t *x;
-    int64_t tile_bytes, block_bytes;
-    const uint8_t *weights;
-    int64_t panel_bytes, groups;
-    int32_t *sums;
-    bool first;  // the sums start from zero
-};
-
-constexpr int64_t kTile = 16 * kLanes;  // sums of a tile
-
-// Tiles 0 .. 3: sums as [row block][panel]; 4, 5: x of the row blocks; 6, 7: weights of the panels.
-template <int row_blocks, int num_panels, bool fetches> void add_up(const Block &at) {
-    if (at.first) {
-        tile_zero<0>(), tile_zero<1>(), tile_zero<2>(), tile_zero<3>();
-    } else {
-        tile_load<0>(at.sums, 64);
-        if constexpr (num_panels == 2) tile_load<1>(at.sums + kTile, 64);
-        if constexpr (row_blocks == 2) tile_load<2>(at.sums + 2 * kTile, 64);
-        if constexpr (row_blocks == 2 && num_panels == 2) tile_load<3>(at.sums + 3 * kTile, 64);
-    }
-    const int8_t *x = at.x;
-    const uint8_t *weights = at.weights;
-    for (int64_t group = 0; group < at.groups; group++, x += at.tile_bytes, weights += kGroupBytes) {
-        if constexpr (fetches) fetch_group(weights);
-        tile_load<6>(weights, 64);
-        tile_load<4>(x, 64);
-        tile_multiply_int8<0, 4, 6>();
-        if constexpr (num_panels == 2) {
-            if constexpr (fetches) fetch_group(weights + at.panel_bytes);
-            tile_load<7>(weights + at.panel_bytes, 64);
-            tile_multiply_int8<1, 4, 7>();
-        }
-        if constexpr (row_blocks == 2) {
-            tile_load<5>(x + at.block_bytes, 64);
-            tile_multiply_int8<2, 5, 6>();
-            if constexpr (num_panels == 2) tile_multiply_int8<3, 5, 7>();
-        }
-    }
-    tile_store<0>(at.sums, 64);
-    if constexpr (num_panels == 2) tile_store<1>(at.sums + kTile, 64);
-    if constexpr (row_blocks == 2) tile_store<2>(at.sums + 2 * kTile, 64);
-    if constexpr (row_blocks == 2 && num_panels == 2) tile_store<3>(at.sums + 3 * kTile, 64);
-}
-
-void multiply(const Linear &job, const Panels &run, const Worker &) {
-    const I8Rows x = rows_of(job, run.part.columns);
-    const int64_t tile_bytes = x.block_rows * kGroup, bytes = panel_bytes(TIERCEL_I8, run.part.columns);
-    const uint8_t held = uint8_t(x.block_rows);
-    const Tiles tiles({held, held, held, held, held, held, 16, 16});
-    alignas(64) int32_t sums[4 * kTile];
-    for (int64_t row = 0; row < job.rows; row += 32) {
-        const int64_t rows = std::min<int64_t>(32, job.rows - row);
-        for (int64_t panel = run.first; panel < run.last; panel += 2) {
-            const bool two = panel + 1 < run.last;
-            const Block at{x.at(row, 0), tile_bytes, tile_bytes * x.groups, run.data(panel), bytes, x.groups, sums, true};
-            if (rows > 16) two ? add_up<2, 2, true>(at) : add_up<2, 1, true>(at);
-            else two ? add_up<1, 2, true>(at) : add_up<1, 1, true>(at);
-            for (int64_t p = 0; p < 1 + two; p++) {
-                const F32 scale_w = scales_of(run, panel + p);
-                for (int64_t i = 0; i < rows; i++) {
-                    const int32_t *of_row = sums + (i / 16 * 2 + p) * kTile + i % 16 * kLanes;
-                    finish_sums(job, run, panel + p, row + i, scale_w, x.scales[row + i], load(of_row));
-                }
-            }
-        }
-    }
-}
-
-#else
-// By lanes: lane i is output channel i of a panel.
 
 constexpr int64_t kRowsBytes = 1 << 20;  // of x that are multiplied by all panels of a run before the next
 
@@ -154,8 +69,10 @@ constexpr uint32_t kAddedToWeights = 0;
 
 #endif
 
-// `rows` rows times `wide` panels, whose sums stay in registers. All rows belong to one block of x.
-template <int rows, int wide, bool fetches> void multiply_block(const Linear &job, const Panels &run, int64_t panel, int64_t row) {
+// `rows` rows times `wide` panels, whose sums stay in registers. All rows belong to one block of x. The first rows of a run
+// fetch weights ahead, the rest find them in a cache.
+template <int rows, int wide> void multiply_block(const Linear &job, const Panels &run, int64_t panel, int64_t row) {
+    const bool fetches = row == run.first_row;
     const I8Rows x = rows_of(job, run.part.columns);
     const int64_t tile_bytes = x.block_rows * kGroup;
     const int8_t *values = x.at(row, 0);
@@ -181,38 +98,39 @@ template <int rows, int wide, bool fetches> void multiply_block(const Linear &jo
         const F32 scale_w = scales_of(run, panel + p);
         for (int r = 0; r < rows; r++) {
             const I32 added = all(int32_t(kAddedToWeights * uint32_t(x.sums[row + r])));
-            finish_sums(job, run, panel + p, row + r, scale_w, x.scales[row + r], sums[r][p] - added);
+            finish_sums(job, row + r, run.channel_of(panel + p), run.channels_of(panel + p), scale_w, x.scales[row + r],
+                        sums[r][p] - added);
         }
     }
 }
 
 // Fewer than 2 * most rows. The product of a row is the same whatever rows are beside it.
 template <int most, int wide>
-void multiply_rows(const Linear &job, const Panels &run, int64_t panel, int64_t row, int64_t last) {
+void multiply_last_rows(const Linear &job, const Panels &run, int64_t panel, int64_t row, int64_t last) {
     if (last - row >= most) {
-        multiply_block<most, wide, true>(job, run, panel, row);
+        multiply_block<most, wide>(job, run, panel, row);
         row += most;
     }
     if constexpr (most > 1) {
-        if (row < last) multiply_rows<most / 2, wide>(job, run, panel, row, last);
+        if (row < last) multiply_last_rows<most / 2, wide>(job, run, panel, row, last);
     }
 }
 
 template <int wide> void multiply_rows(const Linear &job, const Panels &run, int64_t panel, int64_t first, int64_t last) {
     int64_t row = first;
-    for (; row + kRows <= last; row += kRows) multiply_block<kRows, wide, false>(job, run, panel, row);
-    if (row < last) multiply_rows<kRows / 2, wide>(job, run, panel, row, last);
+    for (; row + kRows <= last; row += kRows) multiply_block<kRows, wide>(job, run, panel, row);
+    if (row < last) multiply_last_rows<kRows / 2, wide>(job, run, panel, row, last);
 }
 
 void multiply(const Linear &job, const Panels &run, const Worker &) {
     int64_t panel = run.first;
     if (job.rows == 1) {
         for (; panel + kPanelsOfOneRow <= run.last; panel += kPanelsOfOneRow)
-            multiply_block<1, kPanelsOfOneRow, true>(job, run, panel, 0);
+            multiply_block<1, kPanelsOfOneRow>(job, run, panel, 0);
     }
     const int64_t at_once = std::max<int64_t>(kRows, kRowsBytes / padded_row(run.part.columns) / kRows * kRows);
-    for (int64_t row = 0; row < job.rows; row += at_once) {
-        const int64_t last = std::min<int64_t>(row + at_once, job.rows);
+    for (int64_t row = run.first_row; row < run.last_row; row += at_once) {
+        const int64_t last = std::min(row + at_once, run.last_row);
         int64_t at = panel;
         for (; at + kPanels <= run.last; at += kPanels) multiply_rows<kPanels>(job, run, at, row, last);
         if constexpr (kPanels > 1) {

@@ -32,8 +32,9 @@ constexpr int64_t kAhead = 4096;
 // Panels that one row is multiplied by at a time, and how far ahead each is fetched.
 constexpr int kSideBySide = 4;
 constexpr int64_t kAheadSideBySide = 1024;
-// Rows that fit the second-level cache are read once per panel. Of more, each block of rows takes as many panels as fit.
-constexpr int64_t kRowsBytes = 1 << 20, kUnpackedBytes = 256 << 10;
+// Few rows are read once per panel. Of more, each block of rows takes as many panels as fit the second-level cache: a row's
+// results lie side by side, those of the next in another page, and too many pages cost more than the products.
+constexpr int64_t kRowsBytes = 128 << 10, kUnpackedBytes = 256 << 10;
 
 inline I32 broadcast(const void *four_bytes) {
     int32_t word;

@@ -43,7 +43,7 @@ class Builder {
 
     Result result() const {
         Operand out = operand(i_.out);
-        return {out.data, out.stride, reinterpret_cast<uint16_t *>(bytes(i_.out_bf16)), row_bytes(i_.out_bf16) / 2,
+        return {out.data, out.stride, reinterpret_cast<uint16_t *>(bytes(i_.out_bf16)),
                 bytes(i_.out_q8), row_bytes(i_.out_q8), bytes(i_.out_i8), rows()};
     }
 
@@ -76,7 +76,7 @@ void execute(const Run &run, const tiercel_instruction &i, const Worker &worker)
             break;
         case TIERCEL_LINEAR:
             k.linear({at.matrices(0), at.num_matrices(0), rows, reinterpret_cast<const uint16_t *>(at.bytes(i.in_bf16)),
-                      at.row_bytes(i.in_bf16) / 2, at.bytes(i.in_q8), at.row_bytes(i.in_q8), at.bytes(i.in_i8), at.floats(1),
+                      at.bytes(i.in_q8), at.row_bytes(i.in_q8), at.bytes(i.in_i8), at.floats(1),
                       a.data, a.stride, out.data, out.stride},
                      worker);
             break;
