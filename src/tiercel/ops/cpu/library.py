@@ -170,11 +170,11 @@ def load_library() -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         raise ModelError(f"the native back end cannot be loaded: {error}") from error
+    if library.tiercel_abi() != ABI:
+        raise ModelError(f"{path} belongs to another version of tiercel: install tiercel again")
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
-    if library.tiercel_abi() != ABI:
-        raise ModelError(f"{path} belongs to another version of tiercel: install tiercel again")
     return library
 
 

@@ -7,10 +7,10 @@
 // that -128 never occurs; a group of zeros has scale 0. A row is int8 [columns], then float32 scales [columns / 32], then
 // float32 scale * (sum of the group's integers) [columns / 32], then int16 [columns / 16], the sum of each 16 integers; columns
 // are padded with zeros to a multiple of 32, and the row to 64 bytes.
-// i8: a row is rotated, and has one scale and integers of up to 127 (quantise_row.h). All rows together make tiles [blocks of 16
-// rows][groups of 64 channels][rows of a block][64] int8, channels padded with zeros; a step of fewer than 16 rows has one block
-// of that many, and rows that a last block lacks hold anything. Behind the tiles: float32 scales [rows], int32 sums of the
-// integers [rows], each from a multiple of 64 bytes.
+// i8: a row is rotated, and has one scale and integers of up to 127 (quantise_row.h). All rows together make tiles [blocks of
+// 16 rows][groups of 64 channels][rows of a block][64] int8, channels padded with zeros; a step of fewer than 16 rows has one
+// block of that many, and rows that a last block lacks hold anything. Behind the tiles: float32 scales [rows], int32 sums of
+// the integers [rows], each from a multiple of 64 bytes.
 
 #pragma once
 

@@ -43,8 +43,8 @@ inline void quantise_group(F32 a, F32 b, const Q8Row &row, int64_t at) {
     const_cast<float *>(row.scaled_sums)[at / 32] = scale * (sum_a + sum_b);
 }
 
-// Channels first .. last - 1 of row `index` of the result, in all forms but i8: whole groups of 32, but for the row's end. row: [channels] float32,
-// which may be the result's own float32 row; nothing else of it is read.
+// Channels first .. last - 1 of row `index` of the result, in all forms but i8: whole groups of 32, but for the row's end.
+// row: [channels] float32, which may be the result's own float32 row; nothing else of it is read.
 inline void emit_part(const float *row, int64_t channels, int64_t first, int64_t last, int64_t index, const Result &out) {
     const int64_t whole = last / 32 * 32;
     float *f32 = out.f32 ? out.f32 + index * out.stride : nullptr;

@@ -129,7 +129,8 @@ bool in_range(const tiercel_program &program, const tiercel_step &step, const ti
     bool grouped = i.op == TIERCEL_KV_WRITE || i.op == TIERCEL_ATTENTION;
     return i.op >= 0 && i.op < TIERCEL_OPS && buffer(i.in[0].buffer) && buffer(i.in[1].buffer) && buffer(i.out.buffer) &&
            buffer(i.in_bf16) && buffer(i.in_q8) && buffer(i.in_i8) && buffer(i.out_bf16) && buffer(i.out_q8) &&
-           buffer(i.out_i8) && constant(i.constant[0]) && constant(i.constant[1]) && (!grouped || (i.group >= 0 && i.group < step.num_groups));
+           buffer(i.out_i8) && constant(i.constant[0]) && constant(i.constant[1]) &&
+           (!grouped || (i.group >= 0 && i.group < step.num_groups));
 }
 
 }  // namespace
