@@ -47,7 +47,7 @@ def long(
                 "model": Path(model).name,
                 "runs": runs,
                 "cpu": detect().cpu,
-                "plan": llm.plan,
+                "plan": str(llm.plan),
             }
     report = Report("long", settings, {"prefill": long_rows(measured), "a step": line_rows(measured)})
     report.show(Console(highlight=False))

@@ -20,7 +20,7 @@ from tiercel.types import KVGroup, KVLayout, Namespace
 
 log = get_logger("tiercel.engine")
 
-_POPULATED = 512 << 20  # bytes of KV memory that are made ready for loads while the model is built
+_POPULATED = 256 << 20  # bytes of KV memory that are made ready while the model is built
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +62,7 @@ def build_engine(config: EngineConfig, checkpoint: Checkpoint | None = None) -> 
     own = namespace(config, checkpoint, compute.numerics(ops, checkpoint))
     manager = KVCacheManager(groups, plan.num_blocks, own, prefix_caching=config.prefix_caching)
     arena = Arena(groups, plan.num_blocks)
-    if store is not None:
-        arena.populate(min(_POPULATED, plan.kv_bytes // 4))
+    arena.populate(min(_POPULATED, plan.kv_bytes // 4))
     prepared = checkpoint.folder / f"{compute.dtype}.program" if checkpoint.folder is not None else None
     executor = ModelExecutor(load_model(checkpoint, ops, groups, prepared), ops, groups, arena)
     if store is not None:

@@ -2,8 +2,10 @@
 
 import ctypes
 import mmap
+import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -31,12 +33,12 @@ class Arena:
     def populate(self, num_bytes: int) -> threading.Thread:
         """Has the system find memory for the first blocks, about so many bytes, in the background; contents stay as they are.
 
-        A page's first use costs far more than its later ones, most of all in virtual machines; a load that fills many new
-        pages would be held up by it. Where the system has no such call (Linux before 5.14), nothing happens.
+        A page's first use costs far more than its later ones, most of all in virtual machines: a prompt or a load that fills
+        many new pages would be held up by it. Where the system has no such call (Linux before 5.14), nothing happens.
         """
         num_blocks = num_bytes // sum(self._block_bytes)
         areas = [area[: num_blocks * size] for area, size in zip(self.groups, self._block_bytes, strict=True)]
-        thread = threading.Thread(target=_populate, args=(areas,), name="tiercel-arena", daemon=True)
+        thread = threading.Thread(target=_populate_behind_all_else, args=(areas,), name="tiercel-arena", daemon=True)
         thread.start()
         return thread
 
@@ -52,6 +54,12 @@ class Arena:
 
 _MADV_POPULATE_WRITE = 23  # Linux 5.14; the mmap module does not name it
 _PIECE = 8 << 20  # bytes of one call
+
+
+def _populate_behind_all_else(areas: Sequence[npt.NDArray[np.uint8]]) -> None:
+    with suppress(OSError):  # of this thread, on Linux: whoever computes meanwhile goes first
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+    _populate(areas)
 
 
 def _populate(areas: Sequence[npt.NDArray[np.uint8]]) -> None:
