@@ -132,7 +132,8 @@ def test_kernels(tiercel: Tiercel, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     report = json.loads(file.read_text())
     assert shown.code == 0
     assert (report["settings"]["isa"], report["settings"]["threads"]) == ("avx2", 1)
-    assert len(report["tables"]["kernels"]) == 5 * 2 * 2 + 2 + 4 * 2
+    products, attention, rowwise, copies = 5 * 2 * 2, 2, 4 * 2, 3
+    assert len(report["tables"]["kernels"]) == products + attention + rowwise + copies
     assert [(row["format"], row["rows"]) for row in report["tables"]["the products of a step"]] == [
         (format, rows) for format in ("BF16", "Q4_1") for rows in (1, 3)
     ]
