@@ -10,24 +10,7 @@ from tiercel.types import AttentionBatch, KVGroup, SamplingBatch, StepInput
 
 def greedy(rows: Sequence[int]) -> SamplingBatch:
     """Takes the most likely token of each row."""
-    count = len(rows)
-    zeros, ones, ints = np.zeros(count, np.float32), np.ones(count, np.float32), np.zeros(count, np.int32)
-    return SamplingBatch(
-        rows=np.array(rows, np.int32),
-        temperature=zeros,
-        top_k=ints,
-        top_p=ones,
-        min_p=zeros,
-        repetition_penalty=ones,
-        presence_penalty=zeros,
-        frequency_penalty=zeros,
-        seed=np.zeros(count, np.uint64),
-        sample_index=ints,
-        output_position=ints,
-        num_logprobs=ints - 1,
-        prompt_tokens=(None,) * count,
-        output_tokens=(None,) * count,
-    )
+    return SamplingBatch.greedy(np.array(rows, np.int32))
 
 
 class PagedContexts:

@@ -64,25 +64,5 @@ class Reading:
             slot_mapping=positions.astype(np.int64),
         )
         groups = len(self._kv)
-        return StepInput(token_ids, positions, (batch,) * groups, (np.empty((0, 2), np.int32),) * groups, _all_rows(count))
-
-
-def _all_rows(count: int) -> SamplingBatch:
-    """Asks for the logits of every row; nothing is sampled from them here."""
-    zeros, ones, ints = np.zeros(count, np.float32), np.ones(count, np.float32), np.zeros(count, np.int32)
-    return SamplingBatch(
-        rows=np.arange(count, dtype=np.int32),
-        temperature=zeros,
-        top_k=ints,
-        top_p=ones,
-        min_p=zeros,
-        repetition_penalty=ones,
-        presence_penalty=zeros,
-        frequency_penalty=zeros,
-        seed=np.zeros(count, np.uint64),
-        sample_index=ints,
-        output_position=ints,
-        num_logprobs=ints - 1,
-        prompt_tokens=(None,) * count,
-        output_tokens=(None,) * count,
-    )
+        every_row = SamplingBatch.greedy(np.arange(count, dtype=np.int32))
+        return StepInput(token_ids, positions, (batch,) * groups, (np.empty((0, 2), np.int32),) * groups, every_row)

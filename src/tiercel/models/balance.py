@@ -158,25 +158,6 @@ def watch(model: Model, ops: Ops, config: ModelConfig, groups: Sequence[KVGroup]
         slot_mapping=positions.astype(np.int64),
     )
     none = np.empty((0, 2), np.int32)
-    step = StepInput(token_ids, positions, (batch,) * len(groups), (none,) * len(groups), _last_row(count))
+    last_row = SamplingBatch.greedy(np.array([count - 1], np.int32))
+    step = StepInput(token_ids, positions, (batch,) * len(groups), (none,) * len(groups), last_row)
     model(ops, ops.begin(step), kv)
-
-
-def _last_row(count: int) -> SamplingBatch:
-    zero, one, integer = np.zeros(1, np.float32), np.ones(1, np.float32), np.zeros(1, np.int32)
-    return SamplingBatch(
-        rows=np.array([count - 1], np.int32),
-        temperature=zero,
-        top_k=integer,
-        top_p=one,
-        min_p=zero,
-        repetition_penalty=one,
-        presence_penalty=zero,
-        frequency_penalty=zero,
-        seed=np.zeros(1, np.uint64),
-        sample_index=integer,
-        output_position=integer,
-        num_logprobs=integer - 1,
-        prompt_tokens=(None,),
-        output_tokens=(None,),
-    )

@@ -60,6 +60,28 @@ class SamplingBatch:
     logits_mask: npt.NDArray[np.uint32] | None = None
     logit_bias: tuple[tuple[Int32, Float32] | None, ...] | None = None
 
+    @classmethod
+    def greedy(cls, rows: Int32) -> "SamplingBatch":
+        """The most likely token of each of these rows of a step, and nothing else."""
+        count = len(rows)
+        zeros, ones, ints = np.zeros(count, np.float32), np.ones(count, np.float32), np.zeros(count, np.int32)
+        return cls(
+            rows=rows,
+            temperature=zeros,
+            top_k=ints,
+            top_p=ones,
+            min_p=zeros,
+            repetition_penalty=ones,
+            presence_penalty=zeros,
+            frequency_penalty=zeros,
+            seed=np.zeros(count, np.uint64),
+            sample_index=ints,
+            output_position=ints,
+            num_logprobs=ints - 1,
+            prompt_tokens=(None,) * count,
+            output_tokens=(None,) * count,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class StepInput:
